@@ -1,0 +1,1 @@
+"""The service tier: HTTP, the queue client, the store and the jobs that keep it."""

@@ -1,0 +1,1 @@
+"""Dispatcher: batch lines out. Recorder: results in."""

@@ -1,0 +1,1 @@
+"""Postgres or SQLite behind one interface."""

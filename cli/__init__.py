@@ -1,0 +1,1 @@
+"""The headrace command, the only place that sees both tiers."""

@@ -1,0 +1,236 @@
+"""Wire messages: what the api tier, the workers and direct publishers say to each other over the broker.
+
+Every message is one JSON object. Decoding validates types and ranges; a `msgspec.ValidationError` names the offending
+field by its JSON path. Unknown fields are ignored, so that older readers survive newer writers.
+
+    requests queue   Job        one request, durable, acknowledged after its Result is confirmed
+    results queue    Result     the one terminal message of a job, durable
+    reply queue      Frame      what one engine step produced for one reader, transient
+    control fanout   Control    cancel, resume answers, a call for announcements
+    status fanout    Status     what a worker serves, its limits, load and measured rate
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+JobClass = Literal["interactive", "batch"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+Outcome = Literal["completed", "failed", "cancelled", "expired"]
+
+MAX_ID_LENGTH = 128
+MAX_CHOICES = 128
+MAX_LOGPROBS = 20
+
+Identifier = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH)]
+
+
+class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How to choose tokens and when to stop; defaults are OpenAI's, extensions are vLLM's.
+
+    `seed` makes the draw at each position a pure function of (seed, position); the publisher sets it when the caller
+    did not, so that a redelivered job continues as it began. `logprobs` counts the alternatives reported beside the
+    sampled token; None reports nothing. `max_tokens` None means up to the model's context.
+    """
+
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] = 1
+    temperature: Annotated[float, Meta(ge=0.0, le=2.0)] = 1.0
+    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
+    top_k: Annotated[int, Meta(ge=-1)] = 0
+    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    presence_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0
+    frequency_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0
+    repetition_penalty: Annotated[float, Meta(gt=0.0, le=10.0)] = 1.0
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=64)] = []
+    stop_token_ids: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(max_length=1024)] = []
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    min_tokens: Annotated[int, Meta(ge=0)] = 0
+    ignore_eos: bool = False
+    logit_bias: dict[int, Annotated[float, Meta(ge=-100.0, le=100.0)]] = {}
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+
+
+class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One request for one model. Exactly one of `messages`, `prompt`, `prompt_token_ids` is set.
+
+    `id` is the key of the job from door to ledger: a second job with the same id changes nothing. `reply_to` names the
+    reader's queue; without it nothing is streamed back and only the Result remains. With `stream` the reader gets Deltas
+    as they are made; without, the whole output comes in the terminal Result of the last Frame. `deadline` is in Unix
+    seconds: a job past it ends as expired. `store_output` keeps the output in the results store; without it only
+    outcome and usage are kept.
+    """
+
+    id: Identifier
+    model: Identifier
+    job_class: JobClass = "interactive"
+    messages: Annotated[list[dict[str, Any]], Meta(min_length=1)] | None = None
+    prompt: str | None = None
+    prompt_token_ids: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1)] | None = None
+    template_kwargs: dict[str, Any] = {}
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    stream: bool = False
+    reply_to: str | None = None
+    store_output: bool = False
+    owner: str = ""
+    created: float = field(default_factory=time.time)
+    deadline: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [self.messages is not None, self.prompt is not None, self.prompt_token_ids is not None]
+        if sum(given) != 1:
+            raise ValueError("give exactly one of messages, prompt, prompt_token_ids")
+
+
+class TokenLogprob(Struct, frozen=True, array_like=True):
+    """Natural log probability of one token, its text and its raw bytes."""
+
+    token: str
+    logprob: float
+    token_bytes: list[int]
+
+
+class PositionLogprobs(Struct, frozen=True, array_like=True):
+    """The sampled token's log probability and the most likely alternatives, best first."""
+
+    sampled: TokenLogprob
+    top: list[TokenLogprob]
+
+
+class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Token counts of one job over all its choices; the prompt counts once."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+class ErrorInfo(Struct, frozen=True, kw_only=True):
+    """An error in OpenAI's shape, with the HTTP status that it answers with."""
+
+    message: str
+    type: str = "invalid_request_error"
+    param: str | None = None
+    code: str | None = None
+    status: int = 400
+
+
+class Delta(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """New tokens of one choice of one job.
+
+    `offset` is how many tokens of this choice came before. `text` may lag behind the tokens: bytes of an unfinished
+    character and the possible beginning of a stop string are held back.
+    """
+
+    job: str
+    epoch: int
+    offset: int
+    choice: int = 0
+    text: str = ""
+    token_ids: list[int] = []
+    logprobs: list[PositionLogprobs] | None = None
+    finish_reason: FinishReason | None = None
+
+
+class Choice(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One finished output of a job."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    logprobs: list[PositionLogprobs] | None = None
+
+
+class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The one terminal message of a job: to the results queue, and to the reader in its last Frame.
+
+    In the results queue `choices` is empty unless the job asked for `store_output`; in a Frame it is empty for a
+    streamed job. Times are Unix seconds.
+    """
+
+    job: str
+    model: str
+    outcome: Outcome
+    job_class: JobClass = "interactive"
+    owner: str = ""
+    epoch: int = 0
+    usage: Usage = field(default_factory=Usage)
+    choices: list[Choice] = []
+    error: ErrorInfo | None = None
+    created: float = 0.0
+    started: float = 0.0
+    finished: float = 0.0
+    worker: str = ""
+
+
+class ResumeQuery(Struct, frozen=True, kw_only=True):
+    """A worker that holds a redelivered streamed job asks the reader what it has shown. Answered by Control `resume`."""
+
+    job: str
+    epoch: int
+
+
+class Frame(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one engine step produced for one reader. Deltas come before the Results that end their jobs."""
+
+    worker: str
+    deltas: list[Delta] = []
+    results: list[Result] = []
+    queries: list[ResumeQuery] = []
+
+
+class Control(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A word to every worker: `cancel` a job; `resume` answers a ResumeQuery with the token ids shown of each choice;
+    `announce` asks for a Status now."""
+
+    kind: Literal["cancel", "resume", "announce"]
+    job: str = ""
+    epoch: int = 0
+    shown: list[list[int]] = []
+
+
+class Status(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A worker's announcement, every two seconds and on request; `leaving` says that it stops serving.
+
+    Rates are tokens per second, measured over the last ten seconds of work; `queued_tokens` counts prompt and possible
+    output tokens accepted but not finished.
+    """
+
+    worker: str
+    model: str
+    max_model_len: int
+    vocab_size: int
+    created: int = 0
+    running: int = 0
+    waiting: int = 0
+    max_running: int = 0
+    queued_tokens: int = 0
+    kv_blocks_used: int = 0
+    kv_blocks_total: int = 0
+    tokens_per_second: float = 0.0
+    has_chat_template: bool = True
+    sampling_defaults: dict[str, Any] = {}
+    leaving: bool = False
+    sent: float = field(default_factory=time.time)
+
+
+M = TypeVar("M", bound=Struct)
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode(message: Struct) -> bytes:
+    """The message as compact UTF-8 JSON."""
+    return _encoder.encode(message)
+
+
+def decode(kind: type[M], body: bytes) -> M:
+    """Parse and validate one message. Raises `msgspec.ValidationError` or `msgspec.DecodeError`, each naming the cause."""
+    return msgspec.json.decode(body, type=kind)

@@ -1,0 +1,1 @@
+"""HTTP models in the shape of OpenAI's API."""

@@ -1,0 +1,1 @@
+"""The GPU tier: `front` (queue, text, frames), `engine` (scheduling and execution), `model` (architectures, loaders)."""

@@ -1,0 +1,1 @@
+"""Scheduling and execution: request, block pool, scheduler and plan know no torch; runner and sampler do the work."""

@@ -1,0 +1,1 @@
+"""The worker's asyncio side: consumes jobs, text to tokens and back, frames and results out."""

@@ -1,0 +1,1 @@
+"""One decoder, families as data, loaders."""

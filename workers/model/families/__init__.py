@@ -1,0 +1,1 @@
+"""A short file for each family of architectures."""
