@@ -1,0 +1,121 @@
+"""What the request models of every endpoint share: strict types, generation parameters, unsupported parameters.
+
+Ranges are OpenAI's; the extensions (top_k, min_p, repetition_penalty, ...) follow the names that vLLM gave them. An
+absent parameter and null mean the same: the default.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from schemas.messages import MAX_CHOICES, MAX_ID_LENGTH, MAX_LOGPROBS
+
+MAX_STOP_STRINGS = 64
+MAX_STOP_TOKEN_IDS = 1024
+MAX_METADATA_PAIRS = 16
+
+
+def invalid(message: str) -> PydanticCustomError:
+    """An `invalid_value` error; `message` reaches the client as it is, so it holds no braces."""
+    return PydanticCustomError("invalid_value", message.replace("{", "(").replace("}", ")"))
+
+
+def invalid_type(message: str) -> PydanticCustomError:
+    """An error about the JSON type of a value."""
+    return PydanticCustomError("invalid_type", message)
+
+
+class StrictModel(BaseModel):
+    """A request body: no coercion between JSON types; fields that it does not know are kept aside to be named."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+
+    def ignored_params(self) -> list[str]:
+        """Names of the fields given that mean nothing here."""
+        return list(self.model_extra or {})
+
+
+def is_token_ids(value: Any) -> bool:
+    """Whether `value` is a non-empty list of non-negative integers (booleans are none)."""
+    return isinstance(value, list) and bool(value) and all(type(item) is int and item >= 0 for item in value)
+
+
+def _stop_strings(value: Any) -> list[str] | None:
+    if value is None:
+        return None
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise invalid_type("Input should be a string or a list of strings")
+    if not all(stops):
+        raise invalid("A stop string must not be empty")
+    if len(stops) > MAX_STOP_STRINGS:
+        raise invalid(f"At most {MAX_STOP_STRINGS} stop strings are allowed")
+    return stops
+
+
+def _bias_keys(value: dict[str, float] | None) -> dict[str, float] | None:
+    for key in value or {}:
+        if not (key.isascii() and key.isdigit() and len(key) < 19):
+            raise invalid(f"Keys should be token ids, got {key[:40]!r}")
+    return value
+
+
+Metadata = Annotated[dict[str, Annotated[str, Field(max_length=512)]], Field(max_length=MAX_METADATA_PAIRS)]
+StopStrings = Annotated[list[str] | None, BeforeValidator(_stop_strings)]
+TokenId = Annotated[int, Field(ge=0)]
+LogitBias = Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], AfterValidator(_bias_keys)]
+TopLogprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
+
+
+class StreamOptions(StrictModel):
+    include_usage: bool | None = None
+
+
+class GenerationRequest(StrictModel):
+    """Parameters that chat and plain completions have in common."""
+
+    model: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: StopStrings = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    ignore_eos: bool | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    logit_bias: LogitBias | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    user: str | None = None
+    metadata: Metadata | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+    @model_validator(mode="after")
+    def _stream_options_need_stream(self) -> GenerationRequest:
+        if self.stream_options is not None and not self.stream:
+            raise PydanticCustomError(
+                "invalid_value", "stream_options is only allowed when stream is true", {"param": "stream_options"}
+            )
+        return self
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def ignored_params(self) -> list[str]:
+        names = super().ignored_params()
+        if self.stream_options is not None:
+            names += [f"stream_options.{name}" for name in self.stream_options.ignored_params()]
+        return names

@@ -1,0 +1,61 @@
+"""/v1/completions: request, response (streamed chunks have the same shape)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator
+
+from schemas.openai.common import GenerationRequest, TopLogprobs, invalid, invalid_type, is_token_ids
+from schemas.openai.usage import UsageBody
+
+MAX_PROMPTS = 2048
+
+Prompt = str | list[int]
+
+
+def _prompts(value: Any) -> list[Prompt]:
+    """All four forms (string, strings, token ids, lists of token ids) as a list of prompts."""
+    if isinstance(value, str) or is_token_ids(value):
+        return [value]
+    if not isinstance(value, list):
+        raise invalid_type("Input should be a string, a list of strings, a list of token ids, or a list of such lists")
+    if not value:
+        raise invalid("The list of prompts must not be empty")
+    if not (all(isinstance(item, str) for item in value) or all(is_token_ids(item) for item in value)):
+        raise invalid_type("Every prompt should be a string, or every prompt a non-empty list of token ids")
+    if len(value) > MAX_PROMPTS:
+        raise invalid(f"At most {MAX_PROMPTS} prompts are allowed in one request")
+    return value
+
+
+class CompletionRequest(GenerationRequest):
+    """`prompt` is always a list of prompts once validated."""
+
+    prompt: Annotated[list[Prompt], BeforeValidator(_prompts)]
+    logprobs: TopLogprobs | None = None
+
+
+class CompletionLogprobs(BaseModel):
+    text_offset: list[int]
+    token_logprobs: list[float]
+    tokens: list[str]
+    top_logprobs: list[dict[str, float]]
+
+
+class CompletionChoice(BaseModel):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: str | None
+
+
+class Completion(BaseModel):
+    """The whole answer, or one event of a streamed one (with `finish_reason` null until the last of a choice)."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: UsageBody | None = None

@@ -1,0 +1,58 @@
+"""Parameters that would change the output and that this service does not serve: refused by name, never ignored.
+
+Each comes with the values that ask for nothing beyond what is served; null and absence always do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_NOTHING: tuple[Any, ...] = ()
+
+SHARED: dict[str, tuple[Any, ...]] = {
+    "response_format": ({"type": "text"},),
+    "guided_json": _NOTHING,
+    "guided_regex": _NOTHING,
+    "guided_choice": _NOTHING,
+    "guided_grammar": _NOTHING,
+    "structured_outputs": _NOTHING,
+    "use_beam_search": (False,),
+    "length_penalty": (1, 1.0),
+    "logits_processors": ([],),
+    "bad_words": ([],),
+    "allowed_token_ids": _NOTHING,
+    "prompt_logprobs": _NOTHING,
+    "truncate_prompt_tokens": _NOTHING,
+    "echo": (False,),
+}
+
+CHAT: dict[str, tuple[Any, ...]] = SHARED | {
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "audio": _NOTHING,
+    "modalities": (["text"],),
+    "web_search_options": _NOTHING,
+    "reasoning_effort": _NOTHING,
+    "verbosity": _NOTHING,
+    "chat_template": _NOTHING,
+    "documents": ([],),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+}
+
+COMPLETIONS: dict[str, tuple[Any, ...]] = SHARED | {
+    "suffix": ("",),
+    "best_of": (1,),
+    "prompt_embeds": _NOTHING,
+}
+
+
+def first_unsupported(body: dict[str, Any], table: dict[str, tuple[Any, ...]]) -> str | None:
+    """The first parameter of `body` that asks for what `table` refuses."""
+    for name, harmless in table.items():
+        value = body.get(name)
+        if value is not None and value not in harmless:
+            return name
+    return None
