@@ -1,1 +1,51 @@
-"""Postgres or SQLite behind one interface."""
+"""Postgres or SQLite behind one interface: files, batches, results and usage, every object scoped by its owner.
+
+    store = Store("sqlite:///headrace.db")            or postgresql://user:secret@host/db
+    await store.open() ... await store.close()        the schema itself: api.store.migrate.upgrade(url)
+    await store.ping()                                raises StoreUnavailable
+
+    store.files      create(chunks, owner=, filename=, purpose=, limit=, expires_after=None) -> FileRecord
+                     get(owner, id) -> FileRecord         delete(owner, id)
+                     list(owner, purpose=None, limit=20, order="desc", after=None) -> Page[FileRecord]
+                     content(owner, id) -> async iterator of chunks
+                     lines(owner, id, max_bytes=) -> async iterator of lines
+    store.batches    create(owner, input_file_id=, endpoint=, metadata=None, ...) -> BatchRecord
+                     get(owner, id) -> BatchRecord        cancel(owner, id) -> BatchRecord
+                     list(owner, limit=20, after=None) -> Page[BatchRecord]
+                     and what the dispatcher needs: claim, renew, release, begin, finalize, fail, finish
+    store.items      the lines of a batch: add, pending, in_flight, mark_dispatched, requeue, unfinished, ended
+    store.results    record(result) -> bool               record_many(results) -> list[bool]
+                     get(owner, job_id) -> Result         usage(owner, since=0, until=None) -> list[UsageTotal]
+
+Errors, all of them StoreError: NotFound (no such object of this owner, or expired), FileTooLarge, LineTooLong,
+NotCancellable, StoreRejected (the database refuses the values), StoreUnavailable (it does not answer: try again).
+Times are Unix seconds, whole where OpenAI's objects carry them.
+"""
+
+from api.store.errors import (
+    FileTooLarge,
+    LineTooLong,
+    NotCancellable,
+    NotFound,
+    StoreError,
+    StoreRejected,
+    StoreUnavailable,
+)
+from api.store.records import BatchError, BatchRecord, FileRecord, Page, UsageTotal
+from api.store.store import Store
+
+__all__ = [
+    "BatchError",
+    "BatchRecord",
+    "FileRecord",
+    "FileTooLarge",
+    "LineTooLong",
+    "NotCancellable",
+    "NotFound",
+    "Page",
+    "Store",
+    "StoreError",
+    "StoreRejected",
+    "StoreUnavailable",
+    "UsageTotal",
+]

@@ -1,0 +1,154 @@
+"""The ledger: outcomes and usage, each job's exactly once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import RowMapping, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from api.store.database import Database
+from api.store.errors import NotFound
+from api.store.records import UsageTotal
+from api.store.tables import batch_items, batches, results, usage
+from schemas.messages import Choice, ErrorInfo, Result, Usage
+
+
+class Results:
+    """Terminal Results of all jobs, from batches and published directly."""
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def record(self, result: Result) -> bool:
+        """Write one Result; False for a duplicate, which changes nothing."""
+        return (await self.record_many([result]))[0]
+
+    async def record_many(self, batch: Sequence[Result]) -> list[bool]:
+        """Write Results in one transaction: outcome, usage, batch line and batch counters. True for each that was new.
+
+        At most a few hundred: each is a row of one statement. Raises StoreRejected, StoreUnavailable; nothing is
+        written then. Rows are taken in the order of their ids, so that two recorders cannot wait for each other.
+        """
+        first: dict[str, Result] = {}
+        for result in batch:
+            first.setdefault(result.job, result)
+        ordered = [first[job] for job in sorted(first)]
+        async with self._database.write() as connection:
+            new = await self._insert(connection, ordered)
+            if new:
+                await self._insert_usage(connection, [first[job] for job in sorted(new)])
+                await _finish_items(connection, {job: first[job] for job in new})
+        return [_take(new, result.job) for result in batch]
+
+    async def get(self, owner: str, job_id: str) -> Result:
+        """The Result of one job. Raises NotFound: unknown, or not ended yet."""
+        tokens = (usage.c.prompt_tokens, usage.c.completion_tokens, usage.c.cached_tokens)
+        query = select(*results.c, *tokens).join(usage, usage.c.job_id == results.c.job_id)
+        async with self._database.read() as connection:
+            query = query.where(results.c.job_id == job_id, results.c.owner == owner)
+            row = (await connection.execute(query)).mappings().one_or_none()
+        if row is None:
+            raise NotFound("result", job_id)
+        return result_from_row(row)
+
+    async def usage(
+        self, owner: str | None = None, *, since: float = 0, until: float | None = None
+    ) -> list[UsageTotal]:
+        """Sums a model over jobs finished in [since, until), of one owner or of all, by the model's name."""
+        sums = [func.coalesce(func.sum(usage.c[name]), 0) for name in _TOKENS]
+        query = select(usage.c.model, func.count(), *sums).where(usage.c.finished_at >= since)
+        if until is not None:
+            query = query.where(usage.c.finished_at < until)
+        if owner is not None:
+            query = query.where(usage.c.owner == owner)
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query.group_by(usage.c.model).order_by(usage.c.model))).all()
+        return [UsageTotal(row[0], *(int(value) for value in row[1:])) for row in rows]
+
+    async def _insert(self, connection: AsyncConnection, batch: list[Result]) -> set[str]:
+        """The job ids that were not there before."""
+        query = self._database.insert(results).on_conflict_do_nothing(index_elements=["job_id"])
+        rows = [_result_row(result) for result in batch]
+        return set((await connection.execute(query.returning(results.c.job_id), rows)).scalars().all())
+
+    async def _insert_usage(self, connection: AsyncConnection, batch: list[Result]) -> None:
+        now = self._clock()
+        await connection.execute(insert(usage), [_usage_row(result, now) for result in batch])
+
+
+_TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens")
+
+
+def _take(new: set[str], job: str) -> bool:
+    """Whether `job` is among the new ones: true once, for a duplicate may stand in the same batch."""
+    if job not in new:
+        return False
+    new.remove(job)
+    return True
+
+
+async def _finish_items(connection: AsyncConnection, new: dict[str, Result]) -> None:
+    """Batch lines among the new results: done, and counted in their batches."""
+    mine = batch_items.c.job_id.in_(new)
+    await connection.execute(select(batch_items.c.job_id).where(mine).order_by("job_id").with_for_update())
+    query = update(batch_items).where(mine, batch_items.c.state != "done").values(state="done")
+    lines: dict[str, list[Result]] = defaultdict(list)
+    for row in await connection.execute(query.returning(batch_items.c.batch_id, batch_items.c.job_id)):
+        lines[row.batch_id].append(new[row.job_id])
+    for batch_id in sorted(lines):
+        await _count(connection, batch_id, lines[batch_id])
+
+
+async def _count(connection: AsyncConnection, batch_id: str, ended: list[Result]) -> None:
+    completed = sum(result.outcome == "completed" for result in ended)
+    added = {"completed": completed, "failed": len(ended) - completed}
+    added |= {name: sum(getattr(result.usage, name) for result in ended) for name in _TOKENS}
+    values = {name: batches.c[name] + count for name, count in added.items()}
+    await connection.execute(update(batches).where(batches.c.id == batch_id).values(values))
+
+
+def _result_row(result: Result) -> dict[str, Any]:
+    return {
+        "job_id": result.job,
+        "owner": result.owner,
+        "model": result.model,
+        "job_class": result.job_class,
+        "outcome": result.outcome,
+        "error": None if result.error is None else msgspec.json.encode(result.error).decode(),
+        "choices": msgspec.json.encode(result.choices).decode() if result.choices else None,
+        "created": result.created,
+        "started": result.started,
+        "finished": result.finished,
+        "epoch": result.epoch,
+        "worker": result.worker,
+    }
+
+
+def _usage_row(result: Result, now: float) -> dict[str, Any]:
+    tokens = {name: getattr(result.usage, name) for name in _TOKENS}
+    finished = int(result.finished or now)
+    return {"job_id": result.job, "owner": result.owner, "model": result.model, "finished_at": finished, **tokens}
+
+
+def result_from_row(row: RowMapping) -> Result:
+    """The Result from a row of all columns of `results` and the token counts of `usage`."""
+    return Result(
+        job=row["job_id"],
+        model=row["model"],
+        outcome=row["outcome"],
+        job_class=row["job_class"],
+        owner=row["owner"],
+        epoch=row["epoch"],
+        usage=Usage(**{name: row[name] for name in _TOKENS}),
+        choices=[] if row["choices"] is None else msgspec.json.decode(row["choices"], type=list[Choice]),
+        error=None if row["error"] is None else msgspec.json.decode(row["error"], type=ErrorInfo),
+        created=row["created"],
+        started=row["started"],
+        finished=row["finished"],
+        worker=row["worker"],
+    )
