@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from schemas.messages import ErrorInfo
+from schemas.messages import ErrorInfo, Result
 
 INVALID_REQUEST = "invalid_request_error"
 NOT_FOUND = "not_found_error"
@@ -85,13 +85,29 @@ def param_name(location: Sequence[int | str], prefix: str = "") -> str:
     return name
 
 
-def from_validation(error: ValidationError) -> ApiError:
-    """The first of a body's faults: the parameter, what is wrong with it, and a code that says what kind of fault."""
+def from_validation(error: ValidationError, within: str = "") -> ApiError:
+    """The first of a body's faults: the parameter (below `within`), what is wrong, and a code for the kind of fault."""
     first = error.errors(include_url=False, include_input=False)[0]
     location = list(first["loc"])
     named = first.get("ctx", {}).get("param")
-    param = param_name([*location, named] if named else location) or None
+    param = param_name([*location, named] if named else location, within) or None
     kind = first["type"]
     code = _CODES.get(kind, "invalid_type" if kind.endswith("_type") else "invalid_value")
     text = "Missing required parameter" if kind == "missing" else first["msg"]
     return ApiError(400, f"Invalid '{param}': {text}." if param else f"{text}.", param=param, code=code)
+
+
+def error_of(result: Result) -> ApiError | None:
+    """Why a job did not complete; None where it did."""
+    if result.outcome == "completed":
+        return None
+    if result.error is not None:
+        return ApiError.from_info(result.error)
+    if result.outcome == "expired":
+        return request_timeout()
+    return ApiError(500, f"The request ended as {result.outcome}.", SERVER, code=result.outcome)
+
+
+def request_timeout() -> ApiError:
+    """The answer took longer than this service waits."""
+    return ApiError(504, "The request took too long and was cancelled.", SERVER, code="request_timeout")

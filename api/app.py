@@ -1,0 +1,55 @@
+"""The HTTP application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from fastapi import FastAPI
+
+from api import handlers
+from api.metrics import Metrics
+from api.models import ModelRegistry
+from api.queue_client import QueueClient
+from api.routes import batches, chat, completions, files, health, metrics, models
+from api.services import Services
+from api.settings import ApiSettings
+from api.store import Store
+from broker.base import Broker
+
+ROUTERS = (chat, completions, models, files, batches, health, metrics)
+
+
+def create_app(*, broker: Broker, store: Store, settings: ApiSettings | None = None) -> FastAPI:
+    """The app over a connected broker and an open store, both closed by whoever opened them. Its lifespan opens the
+    reply queue and listens for workers."""
+    chosen = settings or ApiSettings()
+    client = QueueClient(broker, max_buffered_tokens=chosen.max_buffered_tokens)
+    registry = ModelRegistry(
+        broker,
+        expiry=chosen.worker_expiry,
+        crash_grace=chosen.crash_grace,
+        discovery_seconds=chosen.discovery_seconds,
+    )
+    shared = Services(broker, store, chosen, client, registry, Metrics(client, registry))
+    app = FastAPI(title="Headrace", lifespan=_lifespan(shared), redirect_slashes=False)
+    app.state.services = shared
+    handlers.install(app)
+    app.add_middleware(handlers.RequestContext, metrics=shared.metrics)
+    for module in ROUTERS:
+        app.include_router(module.router)
+    return app
+
+
+def _lifespan(shared: Services) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await shared.client.start()
+        await shared.models.start()
+        try:
+            yield
+        finally:
+            await shared.models.close()
+            await shared.client.close()
+
+    return lifespan

@@ -1,0 +1,82 @@
+"""Server-sent events of one streamed answer, as bytes.
+
+The part of a chunk that stays the same is built once a stream; per token only the text is encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from api.errors import ApiError
+from api.requests import CHAT_COMPLETIONS
+from api.responses import chat_logprobs, completion_logprobs, usage_body
+from schemas.messages import Delta, PositionLogprobs, Usage
+
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+
+_encode = msgspec.json.Encoder().encode
+
+
+def error_event(error: ApiError) -> bytes:
+    """A failure after the first byte: nothing follows it, not even [DONE]."""
+    return b"data: " + _encode(error.body()) + b"\n\n"
+
+
+class ChunkWriter:
+    """Chunks of one answer, all with the same id and creation time; `choice` numbers on over several prompts."""
+
+    def __init__(self, endpoint: str, body_id: str, created: int, model: str, *, include_usage: bool) -> None:
+        self._chat = endpoint == CHAT_COMPLETIONS
+        head = {
+            "id": body_id,
+            "object": "chat.completion.chunk" if self._chat else "text_completion",
+            "created": created,
+            "model": model,
+        }
+        self._prefix = b"data: " + _encode(head)[:-1] + b',"choices":['
+        self._suffix = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+        self._offsets: dict[int, int] = {}
+
+    def opening(self, choices: int) -> bytes:
+        """The role of every choice, choice 0 first; plain completions have none."""
+        if not self._chat:
+            return b""
+        delta = b'"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}'
+        return b"".join(self._prefix + b'{"index":%d,' % index + delta + self._suffix for index in range(choices))
+
+    def delta(self, choice: int, delta: Delta) -> bytes:
+        """New text of one choice; nothing where a delta brings tokens whose text is held back."""
+        if not (delta.text or delta.finish_reason or delta.logprobs):
+            return b""
+        logprobs = b"null" if delta.logprobs is None else self._logprobs(choice, delta.logprobs)
+        return b"".join(
+            (
+                self._prefix,
+                b'{"index":%d,' % choice,
+                self._text(delta),
+                b',"logprobs":',
+                logprobs,
+                b',"finish_reason":',
+                b'"%s"}' % delta.finish_reason.encode() if delta.finish_reason else b"null}",
+                self._suffix,
+            )
+        )
+
+    def usage(self, usages: Sequence[Usage]) -> bytes:
+        """The chunk without choices that comes last where usage was asked for."""
+        return self._prefix + b'],"usage":' + _encode(usage_body(usages)) + b"}\n\n"
+
+    def _text(self, delta: Delta) -> bytes:
+        if not self._chat:
+            return b'"text":' + _encode(delta.text)
+        return b'"delta":{"content":' + _encode(delta.text) + b"}" if delta.text else b'"delta":{}'
+
+    def _logprobs(self, choice: int, positions: list[PositionLogprobs]) -> bytes:
+        if self._chat:
+            return _encode(chat_logprobs(positions))
+        offset = self._offsets.get(choice, 0)
+        self._offsets[choice] = offset + sum(len(position.sampled.token) for position in positions)
+        return _encode(completion_logprobs(positions, offset))

@@ -1,0 +1,153 @@
+"""Which models are served, by whom and how loaded: kept from the workers' Status."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from api.errors import ApiError, model_not_found
+from broker.base import Broker, Message, Subscription
+from schemas.messages import Control, Status, decode, encode
+from schemas.topology import CONTROL, STATUS
+
+log = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One model over all its workers. `max_model_len` is the smallest of theirs: any of them may take a request."""
+
+    id: str
+    created: int
+    max_model_len: int
+    workers: int
+    running: int
+    waiting: int
+    queued_tokens: int
+    tokens_per_second: float
+
+
+class ModelRegistry:
+    """Workers by their last Status; one that has said nothing for `expiry` seconds is gone.
+
+    A worker that vanished without a word has probably crashed and will be back: its model is accepted for `crash_grace`
+    seconds more, and the requests wait in the queue. One that said it leaves takes its model along. Within
+    `discovery_seconds` of the start an unknown model is waited for, since workers have just been asked to announce
+    themselves.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        expiry: float = 10.0,
+        crash_grace: float = 600.0,
+        discovery_seconds: float = 2.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._broker = broker
+        self._expiry = expiry
+        self._crash_grace = crash_grace
+        self._discovery_seconds = discovery_seconds
+        self._clock = clock
+        self._workers: dict[str, tuple[Status, float]] = {}
+        self._crashed: dict[str, float] = {}
+        self._changed = asyncio.Condition()
+        self._subscription: Subscription | None = None
+        self._discovered_at = 0.0
+
+    async def start(self) -> None:
+        """Listen, and ask every worker to announce itself. Raises BrokerError."""
+        self._subscription = await self._broker.subscribe(self._on_status, exchange=STATUS)
+        self._discovered_at = self._clock() + self._discovery_seconds
+        await self._broker.publish(CONTROL, "", Message(encode(Control(kind="announce"))), confirm=False)
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._subscription is not None:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._subscription.cancel()
+
+    def workers(self) -> list[Status]:
+        """The last Status of every live worker, by name."""
+        self._expire()
+        return sorted((status for status, _ in self._workers.values()), key=lambda status: status.worker)
+
+    def models(self) -> list[ServedModel]:
+        """The models with a live worker, by name."""
+        by_model: dict[str, list[Status]] = {}
+        for status in self.workers():
+            by_model.setdefault(status.model, []).append(status)
+        return [_aggregate(name, by_model[name]) for name in sorted(by_model)]
+
+    def get(self, model: str) -> ServedModel:
+        """A model with a live worker. Raises ApiError 404."""
+        for served in self.models():
+            if served.id == model:
+                return served
+        raise model_not_found(model)
+
+    async def require(self, model: str) -> None:
+        """Return if requests for `model` may be accepted. Raises ApiError 404 `model_not_found`."""
+        if self._accepts(model):
+            return
+        try:
+            async with asyncio.timeout(max(0.0, self._discovered_at - self._clock())), self._changed:
+                await self._changed.wait_for(lambda: self._accepts(model))
+        except TimeoutError:
+            raise self._unknown(model) from None
+
+    def _accepts(self, model: str) -> bool:
+        self._expire()
+        return model in self._crashed or any(status.model == model for status, _ in self._workers.values())
+
+    def _unknown(self, model: str) -> ApiError:
+        error = model_not_found(model)
+        served = [served.id for served in self.models()]
+        error.message += f" Served: {', '.join(served[:10])}." if served else " No worker is connected."
+        return error
+
+    def _expire(self) -> None:
+        now = self._clock()
+        for worker, (status, seen) in list(self._workers.items()):
+            if now - seen > self._expiry:
+                log.warning("worker %s of model %s has said nothing for %.0f s", worker, status.model, self._expiry)
+                del self._workers[worker]
+                self._crashed[status.model] = seen
+        for model, seen in list(self._crashed.items()):
+            if now - seen > self._crash_grace:
+                del self._crashed[model]
+
+    async def _on_status(self, body: bytes) -> None:
+        try:
+            status = decode(Status, body)
+        except msgspec.MsgspecError as error:
+            log.error("malformed status dropped: %s", error)
+            return
+        if status.leaving:
+            self._workers.pop(status.worker, None)
+            return
+        self._workers[status.worker] = (status, self._clock())
+        self._crashed.pop(status.model, None)
+        async with self._changed:
+            self._changed.notify_all()
+
+
+def _aggregate(model: str, workers: list[Status]) -> ServedModel:
+    return ServedModel(
+        id=model,
+        created=min(status.created for status in workers),
+        max_model_len=min(status.max_model_len for status in workers),
+        workers=len(workers),
+        running=sum(status.running for status in workers),
+        waiting=sum(status.waiting for status in workers),
+        queued_tokens=sum(status.queued_tokens for status in workers),
+        tokens_per_second=sum(status.tokens_per_second for status in workers),
+    )

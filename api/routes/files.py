@@ -1,0 +1,152 @@
+"""/v1/files: upload, list, retrieve, content, delete."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from pydantic import ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.responses import Response, StreamingResponse
+
+from api.bodies import check_announced, limited
+from api.errors import ApiError, from_validation
+from api.routes.openapi import error_responses
+from api.services import OWNER, services
+from api.store import FileRecord
+from schemas.openai.files import UPLOAD_PURPOSES, ExpiresAfter, FileDeleted, FileList, FileObject
+
+router = APIRouter(prefix="/v1/files", tags=["files"])
+
+CHUNK = 1 << 18
+FORM_OVERHEAD = 1 << 16
+"""Bytes that a multipart form may hold beside its file."""
+MAX_FILENAME = 255
+
+FORM_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "purpose"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "purpose": {"type": "string", "enum": list(UPLOAD_PURPOSES)},
+                        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+                        "expires_after[seconds]": {"type": "integer"},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("", responses=error_responses(400, 413), openapi_extra=FORM_BODY)
+async def upload_file(request: Request) -> FileObject:
+    """Keep a file. It is spooled to disk while it comes, so that memory stays flat; the form's fields may come in any
+    order."""
+    shared = services(request)
+    limit = shared.settings.max_file_bytes
+    await check_announced(request, limit + FORM_OVERHEAD)
+    form = await _form(Request(request.scope, limited(request, limit + FORM_OVERHEAD)))
+    try:
+        file, purpose, expires_after = _upload_fields(form)
+        record = await shared.store.files.create(
+            _chunks(file),
+            owner=OWNER,
+            filename=(file.filename or "upload")[:MAX_FILENAME],
+            purpose=purpose,
+            limit=limit,
+            expires_after=expires_after,
+        )
+    finally:
+        await form.close()
+    return _object(record)
+
+
+@router.get("", responses=error_responses(400))
+async def list_files(
+    request: Request,
+    purpose: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+    order: Literal["asc", "desc"] = "desc",
+    after: str | None = None,
+) -> FileList:
+    """Files, newest first, a page at a time."""
+    page = await services(request).store.files.list(OWNER, purpose=purpose, limit=limit, order=order, after=after)
+    data = [_object(record) for record in page.data]
+    first, last = (data[0].id, data[-1].id) if data else (None, None)
+    return FileList(data=data, first_id=first, last_id=last, has_more=page.has_more)
+
+
+@router.get("/{file_id}", responses=error_responses(404))
+async def retrieve_file(request: Request, file_id: str) -> FileObject:
+    return _object(await services(request).store.files.get(OWNER, file_id))
+
+
+@router.get("/{file_id}/content", responses=error_responses(404))
+async def file_content(request: Request, file_id: str) -> Response:
+    """The file's bytes. The length goes ahead, so that a reader can tell when a store failed half-way."""
+    files = services(request).store.files
+    record = await files.get(OWNER, file_id)
+    headers = {"content-length": str(record.bytes)}
+    return StreamingResponse(files.content(OWNER, file_id), 200, headers, "application/octet-stream")
+
+
+@router.delete("/{file_id}", responses=error_responses(404))
+async def delete_file(request: Request, file_id: str) -> FileDeleted:
+    await services(request).store.files.delete(OWNER, file_id)
+    return FileDeleted(id=file_id, deleted=True)
+
+
+async def _form(request: Request) -> FormData:
+    try:
+        return await request.form(max_files=1, max_fields=8)
+    except HTTPException as error:
+        raise ApiError(400, f"The form is not valid: {error.detail}", code="invalid_form") from None
+
+
+def _upload_fields(form: FormData) -> tuple[UploadFile, str, int | None]:
+    """File, purpose, seconds to expiry. Raises ApiError 400."""
+    file = form.get("file")
+    if not isinstance(file, UploadFile):
+        message = "Missing required parameter: 'file', a file in a multipart/form-data body."
+        raise ApiError(400, message, param="file", code="missing_required_parameter")
+    purpose = form.get("purpose")
+    if purpose is None:
+        raise ApiError(
+            400, "Missing required parameter: 'purpose'.", param="purpose", code="missing_required_parameter"
+        )
+    if purpose not in UPLOAD_PURPOSES or not isinstance(purpose, str):
+        message = f"Invalid 'purpose': should be one of {', '.join(UPLOAD_PURPOSES)}."
+        raise ApiError(400, message, param="purpose", code="invalid_value")
+    return file, purpose, _expiry(form)
+
+
+def _expiry(form: FormData) -> int | None:
+    given: dict[str, Any] = {
+        name: form[f"expires_after[{name}]"] for name in ("anchor", "seconds") if f"expires_after[{name}]" in form
+    }
+    if not given:
+        return None
+    try:
+        return ExpiresAfter.model_validate(given, strict=False).seconds
+    except ValidationError as error:
+        raise from_validation(error, "expires_after") from None
+
+
+async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:
+    while chunk := await file.read(CHUNK):
+        yield chunk
+
+
+def _object(record: FileRecord) -> FileObject:
+    fields = asdict(record)
+    del fields["owner"]
+    return FileObject(**fields)

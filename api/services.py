@@ -1,0 +1,34 @@
+"""What the routes of one app work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from api.metrics import Metrics
+from api.models import ModelRegistry
+from api.queue_client import QueueClient
+from api.settings import ApiSettings
+from api.store import Store
+from broker.base import Broker
+
+OWNER = ""
+"""Until there are keys, everything belongs to one owner."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    broker: Broker
+    store: Store
+    settings: ApiSettings
+    client: QueueClient
+    models: ModelRegistry
+    metrics: Metrics
+
+
+def services(request: Request) -> Services:
+    """The services of the app that serves `request`."""
+    found = request.app.state.services
+    assert isinstance(found, Services)
+    return found
