@@ -1,0 +1,155 @@
+"""The engine: requests in, tokens out, one step at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count
+
+from schemas.messages import FinishReason
+from workers.engine.request import Request, RequestState
+from workers.engine.runner import ModelRunner, StepHandle
+from workers.engine.sampler import Sampled
+from workers.engine.scheduler import Scheduler
+from workers.protocol import AddRequest, EngineStats, StepOutput, TokenLogprobs, TokenOutput
+
+
+class InvalidRequest(ValueError):
+    """The engine cannot run this request; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    handle: StepHandle
+    requests: list[Request]
+
+
+class Engine:
+    """Plans step N+1 while step N runs on the device (`asynchronous`), and reads sampled ids one step late."""
+
+    def __init__(
+        self, scheduler: Scheduler, runner: ModelRunner, eos_token_ids: list[int], vocab_size: int, asynchronous: bool
+    ) -> None:
+        self.scheduler, self.runner = scheduler, runner
+        self.eos_token_ids = frozenset(eos_token_ids)
+        self.vocab_size = vocab_size
+        self.asynchronous = asynchronous
+        self._launched: _Launched | None = None
+        self._arrivals = count()
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.scheduler.requests) or self._launched is not None
+
+    def add(self, added: AddRequest) -> None:
+        """Queue a request. Raises InvalidRequest where it could never run."""
+        self._validate(added)
+        room = self.scheduler.config.max_model_len - len(added.prompt_token_ids)
+        request = Request(
+            id=added.id,
+            prompt=added.prompt_token_ids,
+            sampling=added.sampling,
+            max_tokens=min(added.sampling.max_tokens or room, room),
+            arrival=next(self._arrivals),
+            priority=added.priority,
+            output=list(added.output_token_ids),
+        )
+        self.scheduler.add(request)
+
+    def abort(self, ids: list[str]) -> None:
+        """Forget requests and free what they hold; unknown ids are ignored."""
+        for request_id in ids:
+            request = self.scheduler.requests.get(request_id)
+            if request is not None:
+                self.scheduler.finish(request)
+
+    def step(self) -> list[TokenOutput]:
+        """Schedule, run, postprocess."""
+        scheduled = self.scheduler.schedule()
+        launched = None
+        if scheduled is not None:
+            plan, requests = scheduled
+            launched = _Launched(self.runner.launch(plan), requests)
+        if self.asynchronous:
+            launched, self._launched = self._launched, launched
+        return [] if launched is None else self._postprocess(launched)
+
+    def stats(self) -> EngineStats:
+        pool, scheduler = self.scheduler.pool, self.scheduler
+        return EngineStats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            kv_blocks_used=pool.num_used,
+            kv_blocks_total=pool.num_blocks - 1,
+            prefix_hit_tokens=scheduler.prefix_hit_tokens,
+            prefix_query_tokens=scheduler.prefix_query_tokens,
+            preemptions=scheduler.preemptions,
+        )
+
+    def step_output(self) -> StepOutput:
+        """One step with the load after it, as the front takes it."""
+        return StepOutput(self.step(), self.stats())
+
+    def _validate(self, added: AddRequest) -> None:
+        limit = self.scheduler.config.max_model_len
+        blocks = self.scheduler.pool.num_blocks - 1
+        size = self.scheduler.config.block_size
+        if added.id in self.scheduler.requests:
+            raise InvalidRequest(f"request id {added.id!r} is already running")
+        if not added.prompt_token_ids:
+            raise InvalidRequest("the prompt is empty")
+        if len(added.prompt_token_ids) + len(added.output_token_ids) >= limit:
+            raise InvalidRequest(f"{len(added.prompt_token_ids)} prompt tokens leave no room in a context of {limit}")
+        highest = max(added.prompt_token_ids)
+        if highest >= self.vocab_size or min(added.prompt_token_ids) < 0:
+            raise InvalidRequest(f"token ids must be in 0..{self.vocab_size - 1}; the prompt has {highest}")
+        for name, ids in (("logit_bias", added.sampling.logit_bias), ("stop_token_ids", added.sampling.stop_token_ids)):
+            if any(not 0 <= token < self.vocab_size for token in ids):
+                raise InvalidRequest(f"{name}: token ids must be in 0..{self.vocab_size - 1}")
+        longest = min(limit, len(added.prompt_token_ids) + (added.sampling.max_tokens or limit))
+        if -(-longest // size) > blocks:
+            raise InvalidRequest(f"{longest} tokens need more than the {blocks} cache blocks of {size} tokens")
+
+    def _postprocess(self, launched: _Launched) -> list[TokenOutput]:
+        sampled = launched.handle.wait()
+        if sampled is None:
+            return []
+        outputs = []
+        for row, (request, token) in enumerate(zip(launched.requests, sampled.ids.tolist(), strict=True)):
+            if request.state is RequestState.FINISHED:
+                continue
+            self.scheduler.update(request, token)
+            reason, stopped_by = self._finish_reason(request, token)
+            outputs.append(
+                TokenOutput(
+                    request.id,
+                    [token],
+                    reason,
+                    stopped_by,
+                    request.num_cached,
+                    self._logprobs(request, sampled, row),
+                )
+            )
+            if reason is not None:
+                self.scheduler.finish(request)
+        return outputs
+
+    def _finish_reason(self, request: Request, token: int) -> tuple[FinishReason | None, int | None]:
+        params = request.sampling
+        if len(request.output) >= params.min_tokens:
+            ended = not params.ignore_eos and token in self.eos_token_ids
+            if ended or token in params.stop_token_ids:
+                return "stop", token
+        if len(request.output) >= request.max_tokens:
+            return "length", None
+        return None, None
+
+    @staticmethod
+    def _logprobs(request: Request, sampled: Sampled, row: int) -> list[TokenLogprobs] | None:
+        wanted = request.sampling.logprobs
+        if wanted is None:
+            return None
+        assert sampled.logprobs is not None
+        assert sampled.top_ids is not None
+        assert sampled.top_logprobs is not None
+        top_ids, top = sampled.top_ids[row, :wanted].tolist(), sampled.top_logprobs[row, :wanted].tolist()
+        return [TokenLogprobs(sampled.logprobs[row].item(), top_ids, top)]

@@ -1,0 +1,53 @@
+"""What the scheduler tells the runner: one frozen plan a step. The runner never reaches back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from schemas.messages import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A request takes a slot: the runner sets up the slot's sampling state. `output` are the tokens made so far."""
+
+    slot: int
+    sampling: SamplingParams
+    prompt: list[int]
+    output: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillRow:
+    """Compute `tokens` at positions start.. of the request in `slot`; sample after the last where `samples`."""
+
+    slot: int
+    start: int
+    tokens: list[int]
+    samples: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BlockUpdate:
+    """Block table entries of `slot` from `index` on."""
+
+    slot: int
+    index: int
+    blocks: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One step. Each slot of `decode_slots` computes the token that the device sampled for it last and samples the next
+    one. Sampled ids come back in the order: decode slots, then the prefill rows that sample. `max_context` is the
+    longest context after the step, in tokens."""
+
+    decode_slots: list[int]
+    prefill: list[PrefillRow]
+    admissions: list[Admission]
+    block_updates: list[BlockUpdate]
+    max_context: int
+
+    @property
+    def num_sampled(self) -> int:
+        return len(self.decode_slots) + sum(row.samples for row in self.prefill)

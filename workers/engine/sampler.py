@@ -1,0 +1,147 @@
+"""Sampling state of every slot, on the device, and the choice of the next tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels.sampling import apply_penalties, draw, philox_uniform, truncate
+from schemas.messages import MAX_LOGPROBS, SamplingParams
+from workers.engine.plan import Admission
+
+RANDOM, TRUNCATED, PENALISED, EDITED, LOGPROBS = 1, 2, 4, 8, 16
+_FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """ids: [rows]; logprobs of the sampled ids [rows] and the best alternatives [rows, MAX_LOGPROBS], where asked for."""
+
+    ids: Tensor
+    logprobs: Tensor | None = None
+    top_ids: Tensor | None = None
+    top_logprobs: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Edits:
+    """Additions to single logits of one slot: the bias, and what ends the output while it is shorter than min_tokens."""
+
+    bias_ids: Tensor
+    bias: Tensor
+    end_ids: Tensor
+    min_tokens: int
+
+
+def flags_of(params: SamplingParams) -> int:
+    """Which parts of the sampler a request needs."""
+    flags = 0
+    if params.temperature > 0:
+        flags |= RANDOM
+        if params.top_p < 1 or params.top_k > 0 or params.min_p > 0:
+            flags |= TRUNCATED
+    if params.repetition_penalty != 1 or params.frequency_penalty or params.presence_penalty:
+        flags |= PENALISED
+    if params.logit_bias or params.min_tokens:
+        flags |= EDITED
+    if params.logprobs is not None:
+        flags |= LOGPROBS
+    return flags
+
+
+class Sampler:
+    """`admit` sets up slots, `sample` chooses tokens for rows of logits. What no row needs is not computed."""
+
+    def __init__(self, slots: int, vocab: int, eos_token_ids: list[int], device: torch.device) -> None:
+        self.vocab, self.device, self.slots = vocab, device, slots
+        self.eos_token_ids = eos_token_ids
+        self.flags = np.zeros(slots, dtype=np.uint8)
+        self.floats = torch.zeros(slots, len(_FLOATS), device=device)
+        self.integers = torch.zeros(slots, 3, dtype=torch.int64, device=device)  # top_k, seed, prompt length
+        self.edits: dict[int, _Edits] = {}
+        self._counts: Tensor | None = None
+        self._in_prompt: Tensor | None = None
+
+    def admit(self, admissions: list[Admission]) -> None:
+        """Set up the slots of requests that start in this step."""
+        slots = torch.tensor([a.slot for a in admissions], device=self.device)
+        floats = [[getattr(a.sampling, name) for name in _FLOATS] for a in admissions]
+        self.floats[slots] = torch.tensor(floats, dtype=torch.float32, device=self.device)
+        integers = [[a.sampling.top_k, a.sampling.seed or 0, len(a.prompt)] for a in admissions]
+        self.integers[slots] = torch.tensor(integers, dtype=torch.int64, device=self.device)
+        for admission in admissions:
+            self.flags[admission.slot] = flags = flags_of(admission.sampling)
+            self.edits.pop(admission.slot, None)
+            if flags & EDITED:
+                self.edits[admission.slot] = self._make_edits(admission.sampling)
+            if flags & PENALISED:
+                self._count(admission)
+
+    def sample(self, logits: Tensor, slots: Tensor, host_slots: list[int], lengths: Tensor) -> Sampled:
+        """logits: [rows, vocab]; slots, lengths: [rows], lengths being tokens before the sampled one."""
+        flags = int(np.bitwise_or.reduce(self.flags[host_slots]))
+        logits = logits.float()
+        raw = logits
+        if flags & EDITED:
+            logits = self._edit(logits.clone(), host_slots, lengths - self.integers[slots, 2])
+        if flags & PENALISED:
+            logits = self._penalise(logits, slots)
+        ids = logits.argmax(-1)
+        if flags & RANDOM:
+            ids = self._draw(logits, ids, slots, lengths, bool(flags & TRUNCATED))
+        if flags & PENALISED:
+            assert self._counts is not None
+            self._counts[slots, ids] += 1
+        return self._with_logprobs(raw, ids) if flags & LOGPROBS else Sampled(ids)
+
+    def _draw(self, logits: Tensor, greedy: Tensor, slots: Tensor, lengths: Tensor, truncated: bool) -> Tensor:
+        temperature = self.floats[slots, 0]
+        scaled = logits / torch.where(temperature > 0, temperature, 1.0).unsqueeze(-1)
+        if truncated:
+            scaled = truncate(scaled, self.integers[slots, 0], self.floats[slots, 1], self.floats[slots, 2])
+        drawn = draw(scaled, philox_uniform(self.integers[slots, 1], lengths))
+        return torch.where(temperature > 0, drawn, greedy)
+
+    def _with_logprobs(self, logits: Tensor, ids: Tensor) -> Sampled:
+        """Of the model's own distribution, before temperature, penalties and truncation."""
+        logprobs = logits.log_softmax(-1)
+        top = logprobs.topk(min(MAX_LOGPROBS, self.vocab), dim=-1)
+        return Sampled(ids, logprobs.gather(-1, ids[:, None])[:, 0], top.indices, top.values)
+
+    def _make_edits(self, params: SamplingParams) -> _Edits:
+        ends = set(params.stop_token_ids) | (set() if params.ignore_eos else set(self.eos_token_ids))
+        return _Edits(
+            bias_ids=torch.tensor(list(params.logit_bias), dtype=torch.int64, device=self.device),
+            bias=torch.tensor(list(params.logit_bias.values()), dtype=torch.float32, device=self.device),
+            end_ids=torch.tensor(sorted(ends), dtype=torch.int64, device=self.device),
+            min_tokens=params.min_tokens,
+        )
+
+    def _edit(self, logits: Tensor, host_slots: list[int], made: Tensor) -> Tensor:
+        for row, slot in enumerate(host_slots):
+            edits = self.edits.get(slot)
+            if edits is None:
+                continue
+            logits[row, edits.bias_ids] += edits.bias
+            early = made[row] < edits.min_tokens
+            logits[row, edits.end_ids] = logits[row, edits.end_ids].masked_fill(early, -torch.inf)
+        return logits
+
+    def _penalise(self, logits: Tensor, slots: Tensor) -> Tensor:
+        assert self._counts is not None
+        assert self._in_prompt is not None
+        repetition, frequency, presence = self.floats[slots, 3:].unbind(-1)
+        # rows that are not penalised have neutral penalties, whatever their slot's counts say
+        return apply_penalties(logits, self._counts[slots], self._in_prompt[slots], repetition, frequency, presence)
+
+    def _count(self, admission: Admission) -> None:
+        if self._counts is None or self._in_prompt is None:
+            self._counts = torch.zeros(self.slots, self.vocab, dtype=torch.int32, device=self.device)
+            self._in_prompt = torch.zeros(self.slots, self.vocab, dtype=torch.bool, device=self.device)
+        output = torch.tensor(admission.output, dtype=torch.int64, device=self.device)
+        self._counts[admission.slot] = torch.bincount(output, minlength=self.vocab).to(torch.int32)
+        self._in_prompt[admission.slot] = False
+        self._in_prompt[admission.slot, torch.tensor(admission.prompt, device=self.device)] = True

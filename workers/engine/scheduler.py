@@ -1,0 +1,220 @@
+"""Continuous batching: which tokens to compute in the next step, and which blocks hold them.
+
+There is no prefill phase and no decode phase: every request has tokens (`num_tokens`) and progress (`num_computed`), and a
+step moves the progress of as many requests as the token budget and the blocks allow. Running requests come first, so
+that decodes never wait for prompts; then waiting ones, by class and arrival. When blocks run out the last in that order
+loses its blocks and is computed again later (preemption by recompute).
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from dataclasses import dataclass, field
+
+from workers.engine.block_pool import ROOT_HASH, BlockPool, block_hash
+from workers.engine.plan import Admission, BlockUpdate, PrefillRow, StepPlan
+from workers.engine.request import Request, RequestState
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """`watermark_blocks` stay free when a request is admitted, so that the running do not preempt it at once."""
+
+    max_running: int
+    max_batched_tokens: int
+    block_size: int
+    max_model_len: int
+    prefix_caching: bool = True
+    watermark_blocks: int = 0
+
+
+@dataclass(slots=True)
+class _Step:
+    """The plan in the making."""
+
+    budget: int
+    decoding: list[Request] = field(default_factory=list)
+    prefilling: list[tuple[Request, PrefillRow]] = field(default_factory=list)
+    admissions: list[Admission] = field(default_factory=list)
+    block_updates: list[BlockUpdate] = field(default_factory=list)
+    max_context: int = 0
+
+
+class Scheduler:
+    """Owns requests, slots and blocks. `schedule` makes a plan and assumes that it is run; `update` takes its outcome."""
+
+    def __init__(self, config: SchedulerConfig, pool: BlockPool) -> None:
+        self.config = config
+        self.pool = pool
+        self.waiting: list[Request] = []
+        self.running: list[Request] = []
+        self.requests: dict[str, Request] = {}
+        self.preemptions = 0
+        self.prefix_query_tokens = 0
+        self.prefix_hit_tokens = 0
+        self._free_slots = list(range(config.max_running - 1, -1, -1))
+
+    def add(self, request: Request) -> None:
+        self.requests[request.id] = request
+        insort(self.waiting, request, key=lambda r: r.order)
+
+    def finish(self, request: Request) -> None:
+        """Forget the request: finished, cancelled or failed. A step under way may still compute it; nobody reads that."""
+        if request.state is RequestState.RUNNING:
+            self.running.remove(request)
+            self._release(request)
+        elif request.state is RequestState.WAITING:
+            self.waiting.remove(request)
+        request.state = RequestState.FINISHED
+        self.requests.pop(request.id, None)
+
+    def schedule(self) -> tuple[StepPlan, list[Request]] | None:
+        """The next plan and the requests that it samples for, in the plan's order; None where nothing can be computed."""
+        step = _Step(budget=self.config.max_batched_tokens)
+        preempted = self.preemptions
+        self._schedule_running(step)
+        if self.preemptions == preempted:
+            self._schedule_waiting(step)
+        if not step.decoding and not step.prefilling:
+            return None
+        sampled = step.decoding + [request for request, row in step.prefilling if row.samples]
+        plan = StepPlan(
+            decode_slots=[request.slot for request in step.decoding],
+            prefill=[row for _, row in step.prefilling],
+            admissions=step.admissions,
+            block_updates=step.block_updates,
+            max_context=step.max_context,
+        )
+        return plan, sampled
+
+    def update(self, request: Request, token: int) -> None:
+        """A sampled token reached the host."""
+        request.num_pending -= 1
+        request.output.append(token)
+        if self.config.prefix_caching and request.state is RequestState.RUNNING:
+            self._register(request)
+
+    def _schedule_running(self, step: _Step) -> None:
+        index = 0
+        while index < len(self.running) and step.budget > 0:
+            request = self.running[index]
+            count = min(request.num_tokens - request.num_computed, step.budget)
+            if count > 0 and request.wants_more:
+                if not self._make_room(request, count, step):
+                    return
+                self._plan_tokens(request, count, step)
+            index += 1
+
+    def _schedule_waiting(self, step: _Step) -> None:
+        position = 0
+        while position < len(self.waiting) and step.budget > 0 and self._free_slots:
+            request = self.waiting[position]
+            if request.num_pending > 0:  # preempted with a token under way: it is read before the request comes back
+                position += 1
+                continue
+            if not self._admit(request, step):
+                return
+            self.waiting.pop(position)
+
+    def _admit(self, request: Request, step: _Step) -> bool:
+        """Give a waiting request its cached prefix, blocks for its next chunk and a slot, or leave it where it is."""
+        hits = self._cached_prefix(request)
+        cached = len(hits) * self.config.block_size
+        count = min(request.num_known - cached, step.budget)
+        new_blocks = self._blocks_for(cached + count) - len(hits)
+        spare = self.pool.num_free - self.pool.num_unreferenced(hits) - new_blocks
+        if spare < (self.config.watermark_blocks if self.running else 0):
+            return False
+        self.pool.share(hits)
+        request.block_ids = hits + self.pool.allocate(new_blocks)
+        request.num_computed = cached
+        request.num_registered = len(hits)
+        request.num_cached = max(request.num_cached, min(cached, len(request.prompt)))
+        request.slot = self._free_slots.pop()
+        request.state = RequestState.RUNNING
+        insort(self.running, request, key=lambda r: r.order)
+        self.prefix_query_tokens += request.num_known
+        self.prefix_hit_tokens += cached
+        step.admissions.append(Admission(request.slot, request.sampling, request.prompt, list(request.output)))
+        step.block_updates.append(BlockUpdate(request.slot, 0, list(request.block_ids)))
+        self._plan_tokens(request, count, step)
+        return True
+
+    def _plan_tokens(self, request: Request, count: int, step: _Step) -> None:
+        start = request.num_computed
+        samples = start + count == request.num_tokens and request.wants_more
+        if count == 1 and request.last_token_on_device:
+            step.decoding.append(request)
+        else:
+            row = PrefillRow(request.slot, start, request.known_tokens(start, start + count), samples)
+            step.prefilling.append((request, row))
+        request.num_computed = start + count
+        request.last_token_on_device = samples
+        request.num_pending += samples
+        step.budget -= count
+        step.max_context = max(step.max_context, start + count)
+        if self.config.prefix_caching:
+            self._register(request)
+
+    def _make_room(self, request: Request, count: int, step: _Step) -> bool:
+        """Extend the block table for `count` more tokens, preempting others, or in the end the request itself."""
+        missing = self._blocks_for(request.num_computed + count) - len(request.block_ids)
+        if missing <= 0:
+            return True
+        while self.pool.num_free < missing:
+            victim = self.running[-1]  # the last in order, so not yet part of this step
+            self._preempt(victim)
+            if victim is request:
+                return False
+        blocks = self.pool.allocate(missing)
+        step.block_updates.append(BlockUpdate(request.slot, len(request.block_ids), blocks))
+        request.block_ids.extend(blocks)
+        return True
+
+    def _preempt(self, request: Request) -> None:
+        self.preemptions += 1
+        self.running.remove(request)
+        self._release(request)
+        request.state = RequestState.WAITING
+        insort(self.waiting, request, key=lambda r: r.order)
+
+    def _release(self, request: Request) -> None:
+        self.pool.release(request.block_ids)
+        self._free_slots.append(request.slot)
+        request.block_ids = []
+        request.num_computed = request.num_registered = 0
+        request.slot = -1
+        request.last_token_on_device = False
+
+    def _blocks_for(self, tokens: int) -> int:
+        return -(-tokens // self.config.block_size)
+
+    def _cached_prefix(self, request: Request) -> list[int]:
+        """Blocks of the longest cached prefix. The last token is always computed: its logits are needed."""
+        if not self.config.prefix_caching:
+            return []
+        limit = (request.num_known - 1) // self.config.block_size
+        self._extend_hashes(request, limit)
+        return self.pool.lookup(request.block_hashes[:limit])
+
+    def _register(self, request: Request) -> None:
+        """Name the full blocks whose tokens the host knows and whose computation is planned."""
+        full = min(request.num_computed, request.num_known) // self.config.block_size
+        if full > request.num_registered:
+            self._extend_hashes(request, full)
+            for index in range(request.num_registered, full):
+                self.pool.register(request.block_ids[index], request.block_hashes[index])
+            request.num_registered = full
+
+    def _extend_hashes(self, request: Request, count: int) -> None:
+        size = self.config.block_size
+        hashes = request.block_hashes
+        for index in range(len(hashes), count):
+            parent = hashes[-1] if hashes else ROOT_HASH
+            hashes.append(block_hash(parent, request.known_tokens(index * size, (index + 1) * size)))
+
+    def check(self) -> None:
+        """Assert that blocks are conserved: what requests hold and what is free is everything."""
+        held = {block for request in self.running for block in request.block_ids}
+        assert len(held) == self.pool.num_used
+        self.pool.check()

@@ -1,0 +1,26 @@
+"""The one seam for weights: dense now; quantized weights, shards and adapters belong here and nowhere else."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+
+class Linear:
+    """y = x W^T + b. x: [tokens, in]; W: [out, in]; b: [out].
+
+    On the CPU bf16 weights are kept in oneDNN's blocked layout: a plain product reorders them at every call (249 against
+    168 us for one row of 3072 x 576 on two cores).
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.bias = bias
+        self.packed = weight.device.type == "cpu" and weight.dtype == torch.bfloat16
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self.packed else weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.packed:
+            out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+            return out
+        return linear(x, self.weight, self.bias)
