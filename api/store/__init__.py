@@ -18,12 +18,13 @@
                      get(owner, job_id) -> Result         usage(owner, since=0, until=None) -> list[UsageTotal]
 
 Errors, all of them StoreError: NotFound (no such object of this owner, or expired), FileTooLarge, LineTooLong,
-NotCancellable, StoreRejected (the database refuses the values), StoreUnavailable (it does not answer: try again).
-Times are Unix seconds, whole where OpenAI's objects carry them.
+NotCancellable, LeaseLost, StoreRejected (the database refuses the values), StoreUnavailable (it does not answer: try
+again). Times are Unix seconds, whole where OpenAI's objects carry them.
 """
 
 from api.store.errors import (
     FileTooLarge,
+    LeaseLost,
     LineTooLong,
     NotCancellable,
     NotFound,
@@ -39,6 +40,7 @@ __all__ = [
     "BatchRecord",
     "FileRecord",
     "FileTooLarge",
+    "LeaseLost",
     "LineTooLong",
     "NotCancellable",
     "NotFound",

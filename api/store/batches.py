@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, RowMapping, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, Update, delete, insert, or_, select, update
 
 from api.store.database import Database
 from api.store.errors import NotCancellable, NotFound
@@ -123,21 +123,20 @@ class Batches:
 
     async def fail(self, worker: str, batch_id: str, errors: Sequence[BatchError]) -> bool:
         """validating ─► failed, for the reasons given; its items go."""
-        text = msgspec.json.encode(errors).decode()
-        failed = await self._step(worker, batch_id, "validating", "failed", errors=text)
-        if failed:
-            async with self._database.write() as connection:
-                await connection.execute(delete(batch_items).where(batch_items.c.batch_id == batch_id))
-        return failed
+        values = {"status": "failed", "failed_at": int(self._clock()), "errors": msgspec.json.encode(errors).decode()}
+        async with self._database.write() as connection:
+            if not (await connection.execute(_held(worker, batch_id, "validating").values(values))).rowcount:
+                return False
+            await connection.execute(delete(batch_items).where(batch_items.c.batch_id == batch_id))
+        return True
 
     async def finish(self, worker: str, record: BatchRecord, status: EndStatus, files: dict[str, str | None]) -> bool:
         """Any open status ─► `status`. `files` maps output_file_id and error_file_id to written files, which become
         visible in the same transaction; the items and their stored outputs, now in those files, go with it."""
-        ended = (batches.c.id == record.id, batches.c.lease_owner == worker, batches.c.status == record.status)
         values = {"status": status, f"{status}_at": int(self._clock()), **files}
         jobs = select(batch_items.c.job_id).where(batch_items.c.batch_id == record.id)
         async with self._database.write() as connection:
-            if not (await connection.execute(update(batches).where(*ended).values(values))).rowcount:
+            if not (await connection.execute(_held(worker, record.id, record.status).values(values))).rowcount:
                 return False
             await publish_files(connection, [file_id for file_id in files.values() if file_id is not None])
             await connection.execute(update(results).where(results.c.job_id.in_(jobs)).values(choices=None))
@@ -155,10 +154,14 @@ class Batches:
         return or_(batches.c.lease_until.is_(None), batches.c.lease_until < self._clock())
 
     async def _step(self, worker: str, batch_id: str, old: str, new: str, **values: Any) -> bool:
-        held = (batches.c.id == batch_id, batches.c.lease_owner == worker, batches.c.status == old)
         values |= {"status": new, f"{new}_at": int(self._clock())}
         async with self._database.write() as connection:
-            return (await connection.execute(update(batches).where(*held).values(values))).rowcount > 0
+            return (await connection.execute(_held(worker, batch_id, old).values(values))).rowcount > 0
+
+
+def _held(worker: str, batch_id: str, status: str) -> Update:
+    """An UPDATE of the batch, if `worker` still holds it and it still is `status`."""
+    return update(batches).where(batches.c.id == batch_id, batches.c.lease_owner == worker, batches.c.status == status)
 
 
 def _record(row: RowMapping) -> BatchRecord:

@@ -42,6 +42,14 @@ class NotCancellable(StoreError):
         self.status = status
 
 
+class LeaseLost(StoreError):
+    """Another dispatcher works on this batch now, or it is gone."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"the lease on batch {id} is lost")
+        self.id = id
+
+
 class StoreRejected(StoreError):
     """The database refuses these values and always will; trying again does not help."""
 

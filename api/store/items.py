@@ -7,11 +7,13 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import RowMapping, delete, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.store.database import Database
+from api.store.errors import LeaseLost
 from api.store.records import EndedItem, NewItem, PendingItem, UnfinishedItem
 from api.store.results import result_from_row
-from api.store.tables import batch_items, results, usage
+from api.store.tables import batch_items, batches, results, usage
 from schemas.messages import ErrorInfo
 
 
@@ -21,15 +23,17 @@ class Items:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def clear(self, batch_id: str) -> None:
-        """Forget what an interrupted validation left."""
+    async def clear(self, worker: str, batch_id: str) -> None:
+        """Forget what an interrupted validation left. Raises LeaseLost."""
         async with self._database.write() as connection:
+            await _hold_lease(connection, worker, batch_id)
             await connection.execute(delete(batch_items).where(batch_items.c.batch_id == batch_id))
 
-    async def add(self, batch_id: str, items: Sequence[NewItem]) -> None:
-        """Insert validated lines, pending."""
+    async def add(self, worker: str, batch_id: str, items: Sequence[NewItem]) -> None:
+        """Insert validated lines, pending. Raises LeaseLost."""
         rows = [_row(batch_id, item) for item in items]
         async with self._database.write() as connection:
+            await _hold_lease(connection, worker, batch_id)
             await connection.execute(insert(batch_items), rows)
 
     async def pending(self, batch_id: str, limit: int) -> list[PendingItem]:
@@ -62,14 +66,15 @@ class Items:
             await connection.execute(select(batch_items.c.job_id).where(*flying).order_by("job_id").with_for_update())
             return (await connection.execute(update(batch_items).where(*flying).values(state="pending"))).rowcount
 
-    async def unfinished(self, batch_id: str, limit: int, *, dispatched_only: bool = False) -> list[UnfinishedItem]:
-        """The first `limit` lines without a result."""
-        states = ("dispatched",) if dispatched_only else ("pending", "dispatched")
-        query = select(batch_items.c.job_id, batch_items.c.model, batch_items.c.state)
-        query = query.where(batch_items.c.batch_id == batch_id, batch_items.c.state.in_(states)).limit(limit)
+    async def unfinished(
+        self, batch_id: str, limit: int, *, states: Sequence[str] = ("pending", "dispatched")
+    ) -> list[UnfinishedItem]:
+        """The first `limit` lines without a result that are in one of `states`."""
+        query = select(batch_items.c.job_id, batch_items.c.model).limit(limit)
+        query = query.where(batch_items.c.batch_id == batch_id, batch_items.c.state.in_(states))
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
-        return [UnfinishedItem(row.job_id, row.model, row.state == "dispatched") for row in rows]
+        return [UnfinishedItem(row.job_id, row.model) for row in rows]
 
     async def ended(self, batch_id: str, *, completed: bool, after_line: int, limit: int) -> list[EndedItem]:
         """The first `limit` lines behind `after_line` with results: those that completed, or those that did not."""
@@ -82,6 +87,13 @@ class Items:
         async with self._database.read() as connection:
             rows = (await connection.execute(query.order_by(batch_items.c.line).limit(limit))).mappings().all()
         return [EndedItem(row["line"], row["custom_id"], result_from_row(row)) for row in rows]
+
+
+async def _hold_lease(connection: AsyncConnection, worker: str, batch_id: str) -> None:
+    """Lock the batch's row for this transaction, so that the lease cannot pass on meanwhile. Raises LeaseLost."""
+    held = select(batches.c.id).where(batches.c.id == batch_id, batches.c.lease_owner == worker).with_for_update()
+    if (await connection.execute(held)).one_or_none() is None:
+        raise LeaseLost(batch_id)
 
 
 def _row(batch_id: str, item: NewItem) -> dict[str, Any]:

@@ -109,7 +109,6 @@ class UnfinishedItem:
 
     job_id: str
     model: str
-    dispatched: bool
 
 
 @dataclass(frozen=True, slots=True)

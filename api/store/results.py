@@ -42,7 +42,7 @@ class Results:
             new = await self._insert(connection, ordered)
             if new:
                 await self._insert_usage(connection, [first[job] for job in sorted(new)])
-                await _finish_items(connection, {job: first[job] for job in new})
+            await _finish_items(connection, first)
         return [_take(new, result.job) for result in batch]
 
     async def get(self, owner: str, job_id: str) -> Result:
@@ -92,14 +92,14 @@ def _take(new: set[str], job: str) -> bool:
     return True
 
 
-async def _finish_items(connection: AsyncConnection, new: dict[str, Result]) -> None:
-    """Batch lines among the new results: done, and counted in their batches."""
-    mine = batch_items.c.job_id.in_(new)
+async def _finish_items(connection: AsyncConnection, ended: dict[str, Result]) -> None:
+    """Batch lines of these jobs which were not done yet: done, and counted in their batches."""
+    mine = batch_items.c.job_id.in_(ended)
     await connection.execute(select(batch_items.c.job_id).where(mine).order_by("job_id").with_for_update())
     query = update(batch_items).where(mine, batch_items.c.state != "done").values(state="done")
     lines: dict[str, list[Result]] = defaultdict(list)
     for row in await connection.execute(query.returning(batch_items.c.batch_id, batch_items.c.job_id)):
-        lines[row.batch_id].append(new[row.job_id])
+        lines[row.batch_id].append(ended[row.job_id])
     for batch_id in sorted(lines):
         await _count(connection, batch_id, lines[batch_id])
 
