@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from schemas.topology import Topology
 
@@ -56,8 +56,8 @@ class Delivery(Protocol):
         ...
 
 
-Handler = Callable[[Delivery], Awaitable[None]]
-BodyHandler = Callable[[bytes], Awaitable[None]]
+Handler = Callable[[Delivery], Coroutine[Any, Any, None]]
+BodyHandler = Callable[[bytes], Coroutine[Any, Any, None]]
 
 
 class Subscription(Protocol):
@@ -74,7 +74,7 @@ class Subscription(Protocol):
 
 
 class Broker(Protocol):
-    """One client's connection to the broker. Reconnects by itself; every call raises BrokerUnavailable in the meantime."""
+    """One client's connection. Reconnects by itself; every call raises BrokerUnavailable in the meantime."""
 
     async def connect(self) -> None:
         """Raises BrokerUnavailable with the address and the cause."""
@@ -97,13 +97,13 @@ class Broker(Protocol):
         confirm: bool = True,
         timeout: float = PUBLISH_TIMEOUT,
     ) -> None:
-        """Publish. With `confirm` the message is durable and routed when this returns, else Unroutable, PublishRejected or
-        BrokerUnavailable is raised; without, it is transient and lost silently where nothing takes it."""
+        """Publish. With `confirm` the message is durable and routed when this returns, else Unroutable, PublishRejected
+        or BrokerUnavailable is raised; without, it is transient and lost silently where nothing takes it."""
         ...
 
     async def consume(self, queue: str, handler: Handler, *, prefetch: int) -> Subscription:
-        """Consume a durable queue with manual acknowledgement, at most `prefetch` unacknowledged at a time. Handlers run
-        concurrently, each in a task of its own."""
+        """Consume a durable queue with manual acknowledgement, at most `prefetch` unacknowledged at a time. Handlers
+        run concurrently, each in a task of its own."""
         ...
 
     async def subscribe(self, handler: BodyHandler, *, exchange: str | None = None) -> Subscription:

@@ -1,7 +1,7 @@
 """The embedded broker: RabbitMQ's semantics in one process, for `headrace serve` and for tests.
 
-A `MemoryHub` holds exchanges and queues; every `MemoryBroker` on it is one client's connection. Messages live as long as the
-process: durability is what RabbitMQ is for.
+A `MemoryHub` holds exchanges and queues; every `MemoryBroker` on it is one client's connection. Messages live as long
+as the process: durability is what RabbitMQ is for.
 """
 
 from __future__ import annotations
