@@ -17,12 +17,23 @@ from schemas.messages import Delta, PositionLogprobs, Usage
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 
+_LINE_ENDS = [(end.encode(), b"\\u%04x" % ord(end)) for end in "\u0085\u2028\u2029"]
+
 _encode = msgspec.json.Encoder().encode
 
 
 def error_event(error: ApiError) -> bytes:
     """A failure after the first byte: nothing follows it, not even [DONE]."""
     return b"data: " + _encode(error.body()) + b"\n\n"
+
+
+def _encode_text(text: str) -> bytes:
+    """JSON in which no reader finds a line end, not even one that splits lines as Unicode does."""
+    encoded = _encode(text)
+    if not text.isascii():
+        for raw, escaped in _LINE_ENDS:
+            encoded = encoded.replace(raw, escaped)
+    return encoded
 
 
 class ChunkWriter:
@@ -71,8 +82,8 @@ class ChunkWriter:
 
     def _text(self, delta: Delta) -> bytes:
         if not self._chat:
-            return b'"text":' + _encode(delta.text)
-        return b'"delta":{"content":' + _encode(delta.text) + b"}" if delta.text else b'"delta":{}'
+            return b'"text":' + _encode_text(delta.text)
+        return b'"delta":{"content":' + _encode_text(delta.text) + b"}" if delta.text else b'"delta":{}'
 
     def _logprobs(self, choice: int, positions: list[PositionLogprobs]) -> bytes:
         if self._chat:

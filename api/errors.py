@@ -58,9 +58,11 @@ def unsupported_parameter(param: str) -> ApiError:
     return ApiError(400, f"'{param}' is not supported by this service.", param=param, code="unsupported_parameter")
 
 
-def model_not_found(model: str) -> ApiError:
-    """No worker serves `model`."""
+def model_not_found(model: str, served: Sequence[str] = ()) -> ApiError:
+    """No worker serves `model`; `served` are some that are."""
     message = f"The model '{model}' does not exist or is not served here."
+    if served:
+        message += f" Served: {', '.join(served)}."
     return ApiError(404, message, NOT_FOUND, param="model", code="model_not_found")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from api.errors import SERVER, ApiError
@@ -81,12 +81,18 @@ class ShownTokens:
 class JobStream:
     """An async iterator of the Deltas of one or more jobs and of one Result each; it ends after the last Result.
 
-    The buffer is bounded in tokens. A reader that falls further behind fails with `slow_reader`: keeping everything for
+    The buffer is bounded in tokens (one delta always fits: a resumed job may catch up in one). A reader that falls further behind fails with `slow_reader`: keeping everything for
     it would let a few stalled clients take the whole process down, and holding back the reply queue would stall every
     other client.
     """
 
-    def __init__(self, jobs: Sequence[Job], max_buffered_tokens: int, counters: ReaderCounters) -> None:
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        max_buffered_tokens: int,
+        counters: ReaderCounters,
+        on_failure: Callable[[JobStream], None],
+    ) -> None:
         self.reply_to = ""
         self._shown = {job.id: ShownTokens(job.sampling.n, counters) for job in jobs}
         self._unfinished = {job.id for job in jobs}
@@ -96,6 +102,12 @@ class JobStream:
         self._ready = asyncio.Event()
         self._error: ApiError | None = None
         self._counters = counters
+        self._on_failure = on_failure
+
+    @property
+    def failed(self) -> bool:
+        """Whether the stream has ended, or will, with an error."""
+        return self._error is not None
 
     @property
     def unfinished(self) -> frozenset[str]:
@@ -126,9 +138,12 @@ class JobStream:
             self._put(result, 1)
 
     def fail(self, error: ApiError) -> None:
-        """End the stream: what is buffered may still be taken, then `error` is raised. The first error stays."""
-        self._error = self._error or error
-        self._ready.set()
+        """End the stream: what is buffered may still be taken, then `error` is raised. The first error stays. The jobs
+        are given up at once: the reader may be stuck in a send to a client that does not read."""
+        if self._error is None:
+            self._error = error
+            self._ready.set()
+            self._on_failure(self)
 
     async def take(self, timeout: float | None = None) -> list[Event]:
         """All that has arrived, waiting for the first; [] once every job has ended. Raises TimeoutError after `timeout`
@@ -153,7 +168,7 @@ class JobStream:
 
     def _put(self, event: Event, tokens: int) -> None:
         self._buffered += tokens
-        if self._buffered > self._limit:
+        if self._events and self._buffered > self._limit:
             self._counters.slow_readers += 1
             self._events.clear()
             message = f"The client fell more than {self._limit} tokens behind; the request was cancelled."

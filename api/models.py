@@ -18,6 +18,8 @@ from schemas.topology import CONTROL, STATUS
 log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT = 5.0
+MAX_NAMED = 10
+"""Models that an error names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +111,7 @@ class ModelRegistry:
         return model in self._crashed or any(status.model == model for status, _ in self._workers.values())
 
     def _unknown(self, model: str) -> ApiError:
-        error = model_not_found(model)
-        served = [served.id for served in self.models()]
-        error.message += f" Served: {', '.join(served[:10])}." if served else " No worker is connected."
-        return error
+        return model_not_found(model, [served.id for served in self.models()][:MAX_NAMED])
 
     def _expire(self) -> None:
         now = self._clock()

@@ -62,9 +62,8 @@ class QueueClient:
 
     async def close(self) -> None:
         """Fail the streams still open, cancel their jobs, close the reply queue."""
-        for job_id in list(self._streams):
-            self._streams[job_id].fail(ApiError(503, "The service is shutting down.", SERVER, code="shutting_down"))
-            self.cancel(job_id)
+        for stream in set(self._streams.values()):
+            stream.fail(ApiError(503, "The service is shutting down.", SERVER, code="shutting_down"))
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.wait([self._watcher])
@@ -78,7 +77,7 @@ class QueueClient:
     async def submit(self, *jobs: Job) -> AsyncIterator[JobStream]:
         """Publish `jobs`, confirmed by the broker, and yield the stream of what they produce. Raises ApiError: 404
         where the model has no queue, 429 where its queue is full, 503 without a broker."""
-        stream = JobStream(jobs, self._max_buffered_tokens, self.counters)
+        stream = JobStream(jobs, self._max_buffered_tokens, self.counters, self._give_up)
         stream.reply_to = self._reply_queue()
         for job in jobs:
             self._streams[job.id] = stream
@@ -88,8 +87,12 @@ class QueueClient:
         finally:
             for job in jobs:
                 self._streams.pop(job.id, None)
-            for job_id in stream.unfinished:
-                self.cancel(job_id)
+            if not stream.failed:
+                self._give_up(stream)
+
+    def _give_up(self, stream: JobStream) -> None:
+        for job_id in stream.unfinished:
+            self.cancel(job_id)
 
     def cancel(self, job_id: str) -> None:
         """Tell every worker to drop the job, at once and without waiting: a caller that is itself being cancelled could

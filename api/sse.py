@@ -111,16 +111,14 @@ class EventStream(Response):
 
     def _render(self, events: list[Event]) -> tuple[bytes, ApiError | None]:
         """The events' bytes up to the first failure, and that failure."""
+        self._timer.tokens(sum(len(event.token_ids) for event in events if isinstance(event, Delta)))
         parts = []
-        tokens = 0
         for event in events:
             if isinstance(event, Delta):
-                tokens += len(event.token_ids)
                 parts.append(self._writer.delta(self._first_choice[event.job] + event.choice, event))
             elif (error := error_of(event)) is not None:
                 return b"".join(parts), error
             else:
                 self._usages.append(event.usage)
                 self._timer.used(event.usage)
-        self._timer.tokens(tokens)
         return b"".join(parts), None

@@ -8,7 +8,7 @@ hang-late   says two words, then nothing until it is cancelled
 crash       says two words, gives the job back, asks its reader what it has shown, and goes on from there
 repeat      says some words twice, and some in an epoch that is over
 gap         leaves a word out
-flood       says 100,000 tokens
+flood       says 100,000 tokens of 200 characters
 """
 
 from __future__ import annotations
@@ -174,8 +174,11 @@ class _Run:
 
     async def flood(self, tokens: int) -> None:
         for offset in range(0, tokens, 100):
+            await asyncio.sleep(0)  # as a worker in another process would, leave the reader its turn
             ids = list(range(offset, offset + 100))
-            await self._send([Delta(job=self.job.id, epoch=self.epoch, offset=offset, text="x" * 100, token_ids=ids)])
+            await self._send(
+                [Delta(job=self.job.id, epoch=self.epoch, offset=offset, text="x" * 20_000, token_ids=ids)]
+            )
         await self.end()
 
     async def end(self, outcome: Any = "completed", error: ErrorInfo | None = None) -> None:

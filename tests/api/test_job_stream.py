@@ -29,7 +29,8 @@ class Reader:
 
     def __init__(self, *jobs: Job, limit: int = 100) -> None:
         self.counters = ReaderCounters()
-        self.stream = JobStream(jobs or (job(),), limit, self.counters)
+        self.given_up: list[JobStream] = []
+        self.stream = JobStream(jobs or (job(),), limit, self.counters, self.given_up.append)
 
     def put(self, *deltas: Delta) -> None:
         for each in deltas:
@@ -85,14 +86,16 @@ async def test_a_gap_ends_the_stream_after_what_was_good(bad: Delta) -> None:
         await reader.stream.take()
     assert (caught.value.status, caught.value.code) == (500, "stream_gap")
     assert reader.counters.gaps == 1
+    assert reader.given_up == [reader.stream]
     assert reader.stream.unfinished == {"j"}
 
 
 async def test_a_slow_reader_fails_and_frees_its_buffer() -> None:
     reader = Reader(limit=3)
-    reader.put(delta(0, 1, 2, 3))
-    await reader.stream.take()
-    reader.put(delta(3, 4, 5), delta(5, 6, 7))
+    reader.put(delta(0, 1, 2, 3, 4))
+    assert len(await reader.stream.take()) == 1
+    reader.put(delta(4, 5, 6), delta(6, 7, 8))
+    assert reader.given_up == [reader.stream]
     with pytest.raises(ApiError) as caught:
         await reader.stream.take()
     assert (caught.value.status, caught.value.code) == (503, "slow_reader")
