@@ -1,0 +1,120 @@
+"""From settings to a running engine: loads the model, sizes the cache, puts the parts together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from workers.engine.block_pool import BlockPool
+from workers.engine.config import EngineConfig
+from workers.engine.engine import Engine
+from workers.engine.runner import ModelRunner
+from workers.engine.scheduler import Scheduler, SchedulerConfig
+from workers.model.config import DecoderConfig
+from workers.model.decoder import Decoder
+from workers.model.families.registry import decoder_config
+from workers.model.loaders.config import read_config, read_generation_defaults
+from workers.model.loaders.errors import ModelLoadError
+from workers.model.loaders.resolve import resolve
+from workers.model.loaders.weights import DummyWeights, open_weights
+from workers.protocol import Ready
+
+_CPU_CACHE_BYTES = 2 << 30
+_WATERMARK = 0.01
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltEngine:
+    engine: Engine
+    ready: Ready
+    path: Path
+
+
+def build_engine(config: EngineConfig) -> BuiltEngine:
+    """Load the model and make an engine for it. Raises ModelLoadError, or ValueError for settings that cannot be."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    path = resolve(config.model)
+    raw = read_config(path)
+    decoder_settings = _decoder_config(raw, path)
+    device, dtype = _device(config), _dtype(config, raw)
+    limit = min(config.max_model_len or decoder_settings.max_position, decoder_settings.max_position)
+    source = DummyWeights(config.seed) if config.load_format == "dummy" else open_weights(path)
+    model = Decoder(decoder_settings, lambda name, shape: source.get(name, shape, dtype, device), limit)
+    blocks = _num_blocks(config, decoder_settings, dtype, device, limit)
+    cache = _allocate_cache(decoder_settings, blocks, config.block_size, dtype, device)
+    eos = read_generation_defaults(path).eos_token_ids
+    runner = ModelRunner(model, cache, config.max_running, limit, eos)
+    scheduling = SchedulerConfig(
+        max_running=config.max_running,
+        max_batched_tokens=config.max_batched_tokens,
+        block_size=config.block_size,
+        max_model_len=limit,
+        prefix_caching=config.prefix_caching,
+        watermark_blocks=int(_WATERMARK * blocks),
+    )
+    scheduler = Scheduler(scheduling, BlockPool(blocks))
+    engine = Engine(scheduler, runner, eos, decoder_settings.vocab_size, asynchronous=device.type == "cuda")
+    ready = Ready(limit, decoder_settings.vocab_size, blocks - 1, config.block_size, config.max_running, eos)
+    return BuiltEngine(engine, ready, path)
+
+
+def _decoder_config(raw: dict[str, object], path: Path) -> DecoderConfig:
+    try:
+        return decoder_config(raw)
+    except ValueError as error:
+        raise ModelLoadError(f"{path}: {error}") from error
+
+
+def _device(config: EngineConfig) -> torch.device:
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(config.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for, and torch sees no CUDA device; use --device cpu or auto")
+    return device
+
+
+def _dtype(config: EngineConfig, raw: dict[str, object]) -> torch.dtype:
+    """What was asked for, else what the checkpoint was saved in, else (GGUF) bf16."""
+    name = config.dtype
+    if name == "auto":
+        name = str(raw.get("dtype") or raw.get("torch_dtype") or "bfloat16").removeprefix("torch.")
+    if name not in _DTYPES:
+        raise ValueError(f"dtype {name!r} is not supported; supported: auto, {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def _num_blocks(
+    config: EngineConfig, decoder: DecoderConfig, dtype: torch.dtype, device: torch.device, limit: int
+) -> int:
+    """Blocks of the cache, block 0 included: as told, or what memory leaves, and no more than could ever be used."""
+    if config.kv_blocks is not None:
+        return config.kv_blocks + 1
+    useful = config.max_running * -(-limit // config.block_size)
+    if config.kv_memory_bytes is not None:
+        budget = config.kv_memory_bytes
+    elif device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        activations = config.max_batched_tokens * (4 * decoder.intermediate_size + 4 * decoder.hidden_size) * 4
+        logits = config.max_running * decoder.vocab_size * 4 * 4
+        budget = int(free - (1 - config.gpu_memory_fraction) * total) - activations - logits
+    else:
+        budget = _CPU_CACHE_BYTES
+    blocks = min(budget // (decoder.kv_values_per_token * dtype.itemsize * config.block_size), useful)
+    if blocks < 1:
+        raise ValueError(
+            f"{budget} bytes of memory are left for the cache, which is not one block; lower what else runs"
+        )
+    return int(blocks) + 1
+
+
+def _allocate_cache(
+    decoder: DecoderConfig, blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    shape = (decoder.num_layers, 2, blocks, decoder.num_kv_heads, block_size, decoder.head_dim)
+    return torch.zeros(shape, dtype=dtype, device=device)

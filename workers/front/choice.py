@@ -1,0 +1,192 @@
+"""One choice of a running job: its tokens, its text, where it ends, and what of it has been shown.
+
+All of its state follows from the token ids: `rebuild` on the tokens that a reader has shown continues where another
+worker left off, to the character.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from schemas.messages import Choice, Delta, FinishReason, PositionLogprobs, SamplingParams, TokenLogprob
+from workers.front.detokenize import Vocabulary
+from workers.front.stop import StopStrings
+from workers.front.text import Prompt
+from workers.protocol import TokenLogprobs, TokenOutput
+
+
+class StopTokens:
+    """Which tokens end a sequence by themselves."""
+
+    def __init__(self, sampling: SamplingParams, eos_token_ids: Sequence[int]) -> None:
+        self._ids = frozenset(sampling.stop_token_ids) | frozenset(() if sampling.ignore_eos else eos_token_ids)
+        self._min_tokens = sampling.min_tokens
+
+    def ends(self, tokens: Sequence[int]) -> bool:
+        """Whether the last of these output tokens ended the sequence."""
+        return bool(tokens) and tokens[-1] in self._ids and len(tokens) >= self._min_tokens
+
+
+class ChoiceText:
+    """Text of one choice as far as it may be shown: whole characters, and nothing that could begin a stop string."""
+
+    __slots__ = ("_detokenizer", "_hides_stop_token", "_min_tokens", "_stops", "count")
+
+    def __init__(self, vocabulary: Vocabulary, sampling: SamplingParams, prompt: Sequence[int]) -> None:
+        self._detokenizer = vocabulary.detokenizer(prompt, skip_special_tokens=sampling.skip_special_tokens)
+        self._stops = StopStrings(sampling.stop, include=sampling.include_stop_str_in_output) if sampling.stop else None
+        self._hides_stop_token = not sampling.include_stop_str_in_output
+        self._min_tokens = sampling.min_tokens
+        self.count = 0
+
+    @property
+    def stopped(self) -> bool:
+        """A stop string has ended the text; feed no more."""
+        return self._stops is not None and self._stops.matched is not None
+
+    def step(self, token_id: int) -> str:
+        """Text that may be shown after this token."""
+        self.count += 1
+        text = self._detokenizer.step(token_id)
+        return text if self._stops is None else self._stops.feed(text, check=self.count > self._min_tokens)
+
+    def step_stop_token(self, token_id: int) -> str:
+        """The same for the token that ended the sequence: its text is hidden, unless the caller wants it."""
+        if not self._hides_stop_token:
+            return self.step(token_id)
+        self.count += 1
+        return ""
+
+    def flush(self) -> str:
+        """What was held back, now that the sequence has ended."""
+        rest = self._detokenizer.flush()
+        if self._stops is None:
+            return rest
+        shown = self._stops.feed(rest, check=self.count > self._min_tokens)
+        return shown if self.stopped else shown + self._stops.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceContext:
+    """What all choices of a job share."""
+
+    vocabulary: Vocabulary
+    sampling: SamplingParams
+    prompt: Prompt
+    stop_tokens: StopTokens
+
+    def new_text(self) -> ChoiceText:
+        return ChoiceText(self.vocabulary, self.sampling, self.prompt.token_ids)
+
+
+class ChoiceRun:
+    """One choice while it runs. `finish_reason` is set once it has ended, be it here or in the engine."""
+
+    __slots__ = (
+        "_context",
+        "_parts",
+        "_rebuilt",
+        "_text",
+        "cached_tokens",
+        "finish_reason",
+        "index",
+        "logprobs",
+        "tokens",
+    )
+
+    def __init__(self, index: int, context: ChoiceContext) -> None:
+        self.index = index
+        self.tokens: list[int] = []
+        self.logprobs: list[PositionLogprobs] = []
+        self.cached_tokens: int | None = None
+        self.finish_reason: FinishReason | None = None
+        self._context = context
+        self._text = context.new_text()
+        self._parts: list[str] = []
+        self._rebuilt = 0
+
+    @property
+    def text(self) -> str:
+        """All text shown so far."""
+        return "".join(self._parts)
+
+    def take(self, output: TokenOutput) -> str:
+        """Append what the engine made; returns the text that may now be shown."""
+        if output.token_ids and self.cached_tokens is None:
+            self.cached_tokens = output.cached_tokens
+        before = len(self.tokens)
+        text = self._advance(output.token_ids, output.finish_reason, output.stopped_by)
+        if output.logprobs:
+            taken = zip(self.tokens[before:], output.logprobs, strict=False)
+            self.logprobs += [position_logprobs(self._context.vocabulary, *position) for position in taken]
+        return text
+
+    def rebuild(self, shown: Sequence[int]) -> None:
+        """Take over tokens made and shown elsewhere. They may already end the choice."""
+        stopped_by = shown[-1] if self._context.stop_tokens.ends(shown) else None
+        finish: FinishReason | None = "stop" if stopped_by is not None else None
+        if finish is None and len(shown) >= self._context.prompt.max_tokens:
+            finish = "length"
+        self._advance(shown, finish, stopped_by)
+        self._rebuilt = len(self.tokens)
+
+    def delta(self, job: str, epoch: int, offset: int, text: str) -> Delta:
+        """The tokens from `offset` on, with the text that came of them."""
+        return Delta(
+            job=job,
+            epoch=epoch,
+            offset=offset,
+            choice=self.index,
+            text=text,
+            token_ids=self.tokens[offset:],
+            logprobs=self.logprobs[offset - self._rebuilt :] if self.logprobs and offset >= self._rebuilt else None,
+            finish_reason=self.finish_reason,
+        )
+
+    def text_since(self, count: int) -> str:
+        """The text shown after the first `count` tokens were."""
+        earlier = ChoiceRun(self.index, self._context)
+        earlier.rebuild(self.tokens[:count])
+        return self.text[len(earlier.text) :]
+
+    def finished(self) -> Choice:
+        """The whole output. Without log probabilities where another worker made some of them."""
+        assert self.finish_reason is not None
+        logprobs = self.logprobs if len(self.logprobs) == len(self.tokens) and self.logprobs else None
+        return Choice(
+            index=self.index,
+            text=self.text,
+            token_ids=self.tokens,
+            finish_reason=self.finish_reason,
+            logprobs=logprobs,
+        )
+
+    def _advance(self, token_ids: Sequence[int], finish: FinishReason | None, stopped_by: int | None) -> str:
+        text = ""
+        last = len(token_ids) - 1 if stopped_by is not None else -1
+        for position, token_id in enumerate(token_ids):
+            self.tokens.append(token_id)
+            text += self._text.step_stop_token(token_id) if position == last else self._text.step(token_id)
+            if self._text.stopped:
+                finish = "stop"
+                break
+        if finish is not None:
+            self.finish_reason = finish
+            text += "" if self._text.stopped else self._text.flush()
+        self._parts.append(text)
+        return text
+
+
+def position_logprobs(vocabulary: Vocabulary, token_id: int, logprobs: TokenLogprobs) -> PositionLogprobs:
+    """Token ids of one position's log probabilities as text and bytes."""
+    top = zip(logprobs.top_ids, logprobs.top_logprobs, strict=True)
+    return PositionLogprobs(
+        sampled=_token_logprob(vocabulary, token_id, logprobs.sampled),
+        top=[_token_logprob(vocabulary, other, value) for other, value in top],
+    )
+
+
+def _token_logprob(vocabulary: Vocabulary, token_id: int, logprob: float) -> TokenLogprob:
+    spelled = vocabulary.token_bytes(token_id)
+    return TokenLogprob(spelled.decode("utf-8", "replace"), logprob, list(spelled))

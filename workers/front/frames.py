@@ -1,0 +1,102 @@
+"""One Frame per reader and engine step, in order, without confirmation.
+
+While a frame is under way, what comes after it is collected into the next: a slow broker makes frames larger, not more.
+What is collected is bounded by the output of the running jobs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+from broker.base import Broker, BrokerError, Message
+from schemas.messages import Delta, Frame, Result, ResumeQuery, encode
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What the next frame of one reader holds. `sent` waiters learn what became of it."""
+
+    deltas: list[Delta] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
+    queries: list[ResumeQuery] = field(default_factory=list)
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+
+    def settle(self, error: BrokerError | None) -> None:
+        for waiter in self.waiters:
+            if waiter.done():
+                continue
+            if error is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(error)
+
+
+class FrameSender:
+    """Collects deltas, results and queries by reader (the name of its reply queue) and publishes them as frames."""
+
+    def __init__(self, broker: Broker, worker_id: str) -> None:
+        self._broker = broker
+        self._worker_id = worker_id
+        self._pending: dict[str, _Pending] = {}
+        self._senders: dict[str, asyncio.Task[None]] = {}
+        self.lost_frames = 0
+
+    def post(self, reader: str, delta: Delta) -> None:
+        """Add to the reader's next frame; `flush` sends it."""
+        self._of(reader).deltas.append(delta)
+
+    def flush(self) -> None:
+        """Send what was posted."""
+        for reader in self._pending:
+            if reader not in self._senders:
+                self._senders[reader] = asyncio.create_task(self._send_all(reader))
+
+    async def send_query(self, reader: str, query: ResumeQuery) -> None:
+        """Raises BrokerError when the frame could not be sent."""
+        self._of(reader).queries.append(query)
+        await self._sent(reader)
+
+    async def send_result(self, reader: str, result: Result) -> None:
+        """Send a Result, after everything posted before. Raises BrokerError when the frame could not be sent."""
+        self._of(reader).results.append(result)
+        await self._sent(reader)
+
+    async def close(self) -> None:
+        """Wait for the frames under way; each has the broker's time limit."""
+        if self._senders:
+            await asyncio.wait(list(self._senders.values()))
+
+    def _of(self, reader: str) -> _Pending:
+        pending = self._pending.get(reader)
+        if pending is None:
+            pending = self._pending[reader] = _Pending()
+        return pending
+
+    async def _sent(self, reader: str) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._of(reader).waiters.append(waiter)
+        self.flush()
+        await waiter
+
+    async def _send_all(self, reader: str) -> None:
+        try:
+            while (pending := self._pending.pop(reader, None)) is not None:
+                await self._send(reader, pending)
+        finally:
+            del self._senders[reader]
+
+    async def _send(self, reader: str, pending: _Pending) -> None:
+        frame = Frame(worker=self._worker_id, deltas=pending.deltas, results=pending.results, queries=pending.queries)
+        try:
+            await self._broker.publish("", reader, Message(encode(frame)), confirm=False)
+        except BrokerError as error:
+            # The reader sees the gap by the next offset, or the job is delivered again: both repair it.
+            self.lost_frames += 1
+            logger.warning("a frame for %s was lost: %s", reader, error)
+            pending.settle(error)
+        else:
+            pending.settle(None)

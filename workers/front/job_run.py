@@ -1,0 +1,117 @@
+"""One job while a worker has it, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from dataclasses import dataclass, field
+
+import msgspec
+
+from schemas.messages import ErrorInfo, Job, Outcome, Result, SamplingParams, Usage
+from workers.front.choice import ChoiceRun
+from workers.front.text import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a job ended. With `bury` a copy of it goes to the dead-letter queue."""
+
+    outcome: Outcome
+    error: ErrorInfo | None = None
+    bury: bool = False
+
+
+def failed(message: str, *, bury: bool = False) -> Ending:
+    """A failure that is not the caller's."""
+    return Ending("failed", ErrorInfo(message=message, type="server_error", status=500), bury)
+
+
+def expired() -> Ending:
+    error = ErrorInfo(message="the job's deadline has passed", type="server_error", code="request_timeout", status=408)
+    return Ending("expired", error)
+
+
+@dataclass(eq=False, slots=True)
+class JobRun:
+    """A job from its delivery to its Result.
+
+    `streaming` says whether deltas go to the reader. `ended` resolves with the ending, or None where the job is left to
+    another worker; `settled` with whether its Result is confirmed.
+    """
+
+    job: Job
+    reader: str | None
+    epoch: int
+    streaming: bool
+    ended: asyncio.Future[Ending | None]
+    settled: asyncio.Future[bool]
+    started: float = field(default_factory=time.time)
+    prompt: Prompt | None = None
+    choices: list[ChoiceRun] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, job: Job, reader: str | None, epoch: int) -> JobRun:
+        loop = asyncio.get_running_loop()
+        return cls(job, reader, epoch, job.stream and reader is not None, loop.create_future(), loop.create_future())
+
+    @property
+    def reserved_tokens(self) -> int:
+        """Prompt tokens and all output tokens that may come."""
+        if self.prompt is None:
+            return 0
+        return len(self.prompt.token_ids) + self.job.sampling.n * self.prompt.max_tokens
+
+    def request_id(self, choice: int) -> str:
+        """Of the engine's request; differs between runs of one job, so that a late output never reaches the wrong one."""
+        return f"{self.job.id}/{choice}/{self.epoch}"
+
+    def request_sampling(self, choice: int) -> SamplingParams:
+        """Parameters of one engine request. Text is not the engine's affair, so stop strings are left out."""
+        assert self.prompt is not None
+        sampling = self.job.sampling
+        seed = stable_seed(self.job.id) if sampling.seed is None else sampling.seed
+        return msgspec.structs.replace(
+            sampling, n=1, seed=wrap_int64(seed + choice), stop=[], max_tokens=self.prompt.max_tokens
+        )
+
+    def usage(self) -> Usage:
+        """The prompt counts once. What was cached for every choice was cached for the job."""
+        if self.prompt is None:
+            return Usage()
+        cached = [choice.cached_tokens for choice in self.choices if choice.cached_tokens is not None]
+        count = len(self.prompt.token_ids)
+        return Usage(
+            prompt_tokens=count,
+            completion_tokens=sum(len(choice.tokens) for choice in self.choices),
+            cached_tokens=min([*cached, count]) if cached else 0,
+        )
+
+    def result(self, ending: Ending, model: str, worker: str) -> Result:
+        """The terminal message, with all outputs if the job completed."""
+        job = self.job
+        return Result(
+            job=job.id,
+            model=model,
+            outcome=ending.outcome,
+            job_class=job.job_class,
+            owner=job.owner,
+            epoch=self.epoch,
+            usage=self.usage(),
+            choices=[choice.finished() for choice in self.choices] if ending.outcome == "completed" else [],
+            error=ending.error,
+            created=job.created,
+            started=self.started,
+            finished=time.time(),
+            worker=worker,
+        )
+
+
+def stable_seed(job_id: str) -> int:
+    """A seed for a job without one, the same on every worker and at every delivery."""
+    return int.from_bytes(hashlib.blake2b(job_id.encode(), digest_size=8).digest(), signed=True)
+
+
+def wrap_int64(value: int) -> int:
+    return (value + 2**63) % 2**64 - 2**63

@@ -1,0 +1,143 @@
+"""The jobs that this worker has, and what each engine step means for them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from workers.front.choice import ChoiceContext, ChoiceRun, StopTokens
+from workers.front.detokenize import Vocabulary
+from workers.front.engine_client import EngineClient
+from workers.front.frames import FrameSender
+from workers.front.job_run import Ending, JobRun, failed
+from workers.front.resume import Shown
+from workers.front.text import Prompt
+from workers.protocol import AddRequest, StepOutput, TokenOutput
+
+logger = logging.getLogger(__name__)
+
+PRIORITY = {"interactive": 0, "batch": 1}
+
+
+class RunningJobs:
+    """Owns the map from engine requests to the choices of jobs."""
+
+    def __init__(
+        self, engine: EngineClient, frames: FrameSender, vocabulary: Vocabulary, eos_token_ids: Sequence[int]
+    ) -> None:
+        self._engine = engine
+        self._frames = frames
+        self._vocabulary = vocabulary
+        self._eos = tuple(eos_token_ids)
+        self._requests: dict[str, tuple[JobRun, ChoiceRun]] = {}
+        self.by_id: dict[str, JobRun] = {}
+        self.last_step: StepOutput | None = None
+        self.tokens_made = 0
+
+    @property
+    def queued_tokens(self) -> int:
+        """Prompt and possible output tokens of all jobs here."""
+        return sum(run.reserved_tokens for run in self.by_id.values())
+
+    def start(self, run: JobRun, prompt: Prompt, shown: Shown) -> None:
+        """Give the job's choices to the engine, each after the tokens that its reader has shown."""
+        run.prompt = prompt
+        sampling = run.job.sampling
+        context = ChoiceContext(self._vocabulary, sampling, prompt, StopTokens(sampling, self._eos))
+        run.choices = [ChoiceRun(index, context) for index in range(sampling.n)]
+        for choice, tokens in zip(run.choices, shown, strict=False):
+            choice.rebuild(tokens)
+        for choice in run.choices:
+            self._start_choice(run, choice)
+        self._frames.flush()
+        self._end_if_complete(run)
+
+    def _start_choice(self, run: JobRun, choice: ChoiceRun) -> None:
+        assert run.prompt is not None
+        if choice.finish_reason is not None:
+            self._post(run, choice, len(choice.tokens), "")
+            return
+        request_id = run.request_id(choice.index)
+        self._requests[request_id] = (run, choice)
+        request = AddRequest(
+            request_id,
+            run.prompt.token_ids,
+            run.request_sampling(choice.index),
+            output_token_ids=list(choice.tokens),
+            priority=PRIORITY[run.job.job_class],
+        )
+        self._engine.add(request)
+
+    def on_step(self, step: StepOutput) -> None:
+        """Take one engine step: one frame per reader. A job whose output cannot be taken fails alone."""
+        self.last_step = step
+        for output in step.outputs:
+            entry = self._requests.get(output.id)
+            if entry is None:
+                continue
+            try:
+                self._take(*entry, output)
+            except Exception:
+                logger.exception("output of request %s could not be taken", output.id)
+                self.end(entry[0], failed("internal error"))
+        self._frames.flush()
+
+    def _take(self, run: JobRun, choice: ChoiceRun, output: TokenOutput) -> None:
+        if output.error is not None:
+            self.end(run, failed(output.error))
+            return
+        offset = len(choice.tokens)
+        text = choice.take(output)
+        self.tokens_made += len(choice.tokens) - offset
+        self._post(run, choice, offset, text)
+        if choice.finish_reason is not None:
+            del self._requests[output.id]
+            if output.finish_reason is None:
+                self._engine.abort([output.id])
+            self._end_if_complete(run)
+
+    def _post(self, run: JobRun, choice: ChoiceRun, offset: int, text: str) -> None:
+        if run.streaming and run.reader is not None:
+            self._frames.post(run.reader, choice.delta(run.job.id, run.epoch, offset, text))
+
+    def _end_if_complete(self, run: JobRun) -> None:
+        if all(choice.finish_reason is not None for choice in run.choices):
+            self.end(run, Ending("completed"))
+
+    def end(self, run: JobRun, ending: Ending | None) -> None:
+        """End a job, whatever of it still runs. None leaves it to another worker."""
+        self._abort(run)
+        if not run.ended.done():
+            run.ended.set_result(ending)
+
+    def forget(self, run: JobRun) -> None:
+        """The job is no longer here."""
+        self._abort(run)
+        self.by_id.pop(run.job.id, None)
+        if not run.settled.done():
+            run.settled.set_result(False)
+
+    def _abort(self, run: JobRun) -> None:
+        ids = [run.request_id(choice.index) for choice in run.choices]
+        running = [request_id for request_id in ids if self._requests.pop(request_id, None) is not None]
+        if running:
+            self._engine.abort(running)
+
+    def catch_up(self, run: JobRun, shown: Shown) -> None:
+        """Send a reader all that came after what it has shown, and stream to it from here on."""
+        known = [*shown, *[[] for _ in range(len(run.choices) - len(shown))]]
+        pairs = list(zip(run.choices, known, strict=False))
+        run.streaming = run.reader is not None and all(_agree(choice.tokens, tokens) for choice, tokens in pairs)
+        if not run.streaming:
+            logger.error("reader %s has shown other tokens of job %s than were made", run.reader, run.job.id)
+            return
+        for choice, tokens in pairs:
+            if len(tokens) < len(choice.tokens) or choice.finish_reason is not None:
+                self._post(run, choice, len(tokens), choice.text_since(len(tokens)))
+        self._frames.flush()
+
+
+def _agree(made: list[int], shown: list[int]) -> bool:
+    """Whether both are beginnings of one sequence."""
+    common = min(len(made), len(shown))
+    return made[:common] == shown[:common]

@@ -1,0 +1,164 @@
+"""The prompt of a job as token ids, checked against the model's limits."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+
+from schemas.messages import ErrorInfo, Job, SamplingParams
+from workers.front.detokenize import Vocabulary
+
+LONG_PROMPT = 4_000
+"""Characters from which a prompt is tokenized in a thread: about a millisecond, a tenth of an engine step."""
+TEMPLATE_KWARGS_TAKEN = frozenset(
+    {
+        "conversation",
+        "chat_template",
+        "tokenize",
+        "sanitize_control_tokens",
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "return_assistant_tokens_mask",
+        "tokenizer_kwargs",
+    }
+)
+"""Arguments of `apply_chat_template` that are not the caller's: they change what comes back, or the template itself."""
+
+
+class InvalidJobError(Exception):
+    """The job cannot run on this model; `error` is what its publisher is told."""
+
+    def __init__(self, error: ErrorInfo) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+def invalid(message: str, *, param: str | None = None, code: str | None = None, status: int = 400) -> InvalidJobError:
+    """An error of the caller's making."""
+    return InvalidJobError(ErrorInfo(message=message, param=param, code=code, status=status))
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The model's limits: tokens of prompt and output together, and token ids from 0 up to `vocab_size` - 1."""
+
+    max_model_len: int
+    vocab_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt ready to run, and the number of tokens that may follow it."""
+
+    token_ids: list[int]
+    max_tokens: int
+
+
+class TextProcessor:
+    """Chat template and tokenizer of one model. `tokenizer` is a transformers `PreTrainedTokenizerBase`."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._backend = getattr(tokenizer, "backend_tokenizer", None)
+        if self._backend is not None:
+            # tokenizer.json may ask for truncation, which would shorten prompts silently.
+            self._backend.no_truncation()
+            self._backend.no_padding()
+        self.vocabulary = Vocabulary(tokenizer)
+
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(self._tokenizer.chat_template)
+
+    async def prepare(self, job: Job, limits: Limits) -> Prompt:
+        """Tokenize and check. Raises InvalidJobError with the error that the job's publisher is told."""
+        _check_token_ids(job.sampling, limits)
+        if job.prompt_token_ids is not None:
+            _check_ids(job.prompt_token_ids, limits.vocab_size, "prompt")
+            return _fit(job, list(job.prompt_token_ids), limits)
+        if _size(job) < LONG_PROMPT:
+            return _fit(job, self._tokenize(job), limits)
+        return _fit(job, await asyncio.to_thread(self._tokenize, job), limits)
+
+    def _tokenize(self, job: Job) -> list[int]:
+        if job.messages is None:
+            return self._encode(job.prompt or "", special=True)
+        # A template writes its own special tokens.
+        return self._encode(self._render(job.messages, job.template_kwargs), special=False)
+
+    def _encode(self, text: str, *, special: bool) -> list[int]:
+        if self._backend is not None:
+            return list(self._backend.encode(text, add_special_tokens=special).ids)
+        return list(self._tokenizer.encode(text, add_special_tokens=special))
+
+    def _render(self, messages: list[dict[str, Any]], kwargs: dict[str, Any]) -> str:
+        if not self.has_chat_template:
+            message = "This model has no chat template; use /v1/completions, or give the prompt as text or token ids."
+            raise invalid(message, param="messages", code="no_chat_template")
+        if taken := sorted(TEMPLATE_KWARGS_TAKEN.intersection(kwargs)):
+            raise invalid(f"chat template argument {taken[0]!r} cannot be set by a request", param="template_kwargs")
+        arguments = {"add_generation_prompt": True, **kwargs, "tokenize": False}
+        flat = [_flatten(message, index) for index, message in enumerate(messages)]
+        try:
+            return str(self._tokenizer.apply_chat_template(flat, **arguments))
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+            raise invalid(f"The messages do not fit the chat template: {error}", param="messages") from error
+
+
+def _size(job: Job) -> int:
+    """Characters of the prompt, roughly."""
+    if job.messages is None:
+        return len(job.prompt or "")
+    return sum(len(str(message.get("content") or "")) for message in job.messages)
+
+
+def _flatten(message: dict[str, Any], index: int) -> dict[str, Any]:
+    """A message whose content parts are one text: the templates of text models take a string."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    texts = []
+    for part in content:
+        text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part
+        if not isinstance(text, str):
+            raise invalid("this model takes text content only", param=f"messages[{index}].content")
+        texts.append(text)
+    return {**message, "content": "\n".join(texts)}
+
+
+def _check_token_ids(sampling: SamplingParams, limits: Limits) -> None:
+    _check_ids(sampling.stop_token_ids, limits.vocab_size, "stop_token_ids")
+    _check_ids(sampling.logit_bias, limits.vocab_size, "logit_bias")
+
+
+def _check_ids(ids: Any, vocab_size: int, param: str) -> None:
+    bad = next((token_id for token_id in ids if not 0 <= token_id < vocab_size), None)
+    if bad is not None:
+        message = f"unknown token id {bad} in {param}: this model's ids go from 0 to {vocab_size - 1}"
+        raise invalid(message, param=param, code="unknown_token_id")
+
+
+def _fit(job: Job, token_ids: list[int], limits: Limits) -> Prompt:
+    """Check the prompt's length and settle `max_tokens`: what the job asks for, else all the room that is left."""
+    param = "messages" if job.messages is not None else "prompt"
+    if not token_ids:
+        raise invalid("the prompt is empty", param=param)
+    count, room = len(token_ids), limits.max_model_len - len(token_ids)
+    wanted = job.sampling.max_tokens
+    if room < (wanted or 1):
+        asked = f"{count} prompt tokens" + (
+            f" and max_tokens {wanted}" if wanted else ", which leaves no room for output"
+        )
+        message = f"The model's context holds {limits.max_model_len} tokens; this request has {asked}."
+        raise invalid(message, param=param, code="context_length_exceeded")
+    if job.sampling.min_tokens > (wanted or room):
+        raise invalid(
+            f"min_tokens {job.sampling.min_tokens} is more than max_tokens {wanted or room}", param="min_tokens"
+        )
+    return Prompt(token_ids, wanted or room)

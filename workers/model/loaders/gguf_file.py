@@ -1,0 +1,121 @@
+"""GGUF files: metadata, and tensors under the names and in the row order of HuggingFace checkpoints.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Llama files keep q and k rows permuted for rotation in
+adjacent pairs; here they come back in the rotate-half order.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from torch import Tensor
+
+from workers.model.loaders.errors import ModelLoadError
+
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+_TYPES = frozenset({"Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K", "F16", "BF16", "F32"})
+_GLOBAL_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+}
+_LAYER_NAMES = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def gguf_name(name: str) -> str:
+    """model.layers.3.mlp.up_proj.weight -> blk.3.ffn_up.weight. Raises KeyError for a name that GGUF has no word for."""
+    stem, kind = name.rsplit(".", 1)
+    if stem in _GLOBAL_NAMES:
+        return f"{_GLOBAL_NAMES[stem]}.{kind}"
+    _, _, layer, part = stem.split(".", 3)
+    return f"blk.{layer}.{_LAYER_NAMES[part]}.{kind}"
+
+
+class GGUFFile:
+    """A memory-mapped GGUF file. Raises ModelLoadError where it is corrupt or truncated."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._reader = gguf.GGUFReader(path)
+        except Exception as error:  # the parser raises whatever the broken bytes lead it to
+            raise ModelLoadError(f"{path} is not a readable GGUF file: {error}") from error
+        self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """One metadata value, as Python knows it."""
+        found = self._reader.get_field(key)
+        return default if found is None else found.contents()
+
+    @property
+    def architecture(self) -> str:
+        name = str(self.get("general.architecture", "unnamed"))
+        if name not in ARCHITECTURES:
+            supported = ", ".join(ARCHITECTURES)
+            raise ModelLoadError(f"{self.path}: architecture {name} is not supported; supported: {supported}")
+        return name
+
+    def setting(self, key: str, default: Any = None) -> Any:
+        """A metadata value of the model's architecture, such as block_count."""
+        value = self.get(f"{self.architecture}.{key}", default)
+        if value is None:
+            raise ModelLoadError(f"{self.path}: metadata {self.architecture}.{key} is missing")
+        return value
+
+    def names(self) -> list[str]:
+        """HuggingFace names of the file's tensors; tensors without one (rope factors) are left out."""
+        known = {value: key for key, value in {**_GLOBAL_NAMES, **_LAYER_NAMES}.items()}
+        names = []
+        for stored in self._tensors:
+            stem, kind = stored.rsplit(".", 1)
+            layer = stem.removeprefix("blk.").split(".")[0] if stem.startswith("blk.") else None
+            part = known.get(stem if layer is None else stem.split(".", 2)[2])
+            if part is not None:
+                names.append(f"{part}.{kind}" if layer is None else f"model.layers.{layer}.{part}.{kind}")
+        return names
+
+    def has(self, name: str) -> bool:
+        """Whether there is a tensor for this HuggingFace name."""
+        return gguf_name(name) in self._tensors
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor of a HuggingFace name, dequantized to fp32. Raises ModelLoadError."""
+        stored = self._tensors.get(gguf_name(name))
+        if stored is None:
+            raise ModelLoadError(f"{self.path}: tensor {gguf_name(name)} ({name}) is missing")
+        if stored.tensor_type.name not in _TYPES:
+            supported = ", ".join(sorted(_TYPES))
+            raise ModelLoadError(
+                f"{self.path}: tensor {stored.name} is {stored.tensor_type.name}, which is not supported; "
+                f"supported: {supported}"
+            )
+        values = gguf.quants.dequantize(stored.data, stored.tensor_type)
+        tensor = torch.from_numpy(np.array(values, dtype=np.float32, copy=True))
+        tensor = tensor.reshape([int(size) for size in reversed(stored.shape)])
+        return self._unpermute(name, tensor)
+
+    def _unpermute(self, name: str, tensor: Tensor) -> Tensor:
+        is_query, is_key = ".q_proj." in name, ".k_proj." in name
+        if self.architecture != "llama" or not (is_query or is_key):
+            return tensor
+        heads = self.setting("attention.head_count")
+        if is_key:
+            heads = self.setting("attention.head_count_kv", heads)
+        pairs = tensor.view(heads, tensor.shape[0] // heads // 2, 2, *tensor.shape[1:])
+        return pairs.swapaxes(1, 2).reshape(tensor.shape)

@@ -1,0 +1,50 @@
+"""From what the user names to a path on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from workers.model.loaders.demo import fetch_demo
+from workers.model.loaders.errors import ModelLoadError
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+
+
+def default_cache_dir() -> Path:
+    """Where downloaded models are kept: $XDG_CACHE_HOME/headrace, or ~/.cache/headrace."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headrace"
+
+
+def resolve(model: str, *, cache_dir: Path | None = None) -> Path:
+    """The folder or GGUF file that `model` names: an existing one, `demo`, or a hub id such as org/name.
+
+    Downloads show their progress on stderr. Raises ModelLoadError.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir() and (path / "config.json").is_file():
+        return path
+    if path.is_dir():
+        raise ModelLoadError(f"{path} has no config.json: give a HuggingFace model folder, a .gguf file or a hub id")
+    if path.is_file():
+        if path.suffix == ".gguf":
+            return path
+        raise ModelLoadError(f"{path} is not a .gguf file: give a HuggingFace model folder, a .gguf file or a hub id")
+    if model == "demo":
+        return fetch_demo(cache_dir or default_cache_dir())
+    if _HUB_ID.fullmatch(model):
+        return _from_hub(model, cache_dir)
+    raise ModelLoadError(f"no model at {model!r}: give a model folder, a .gguf file, a hub id (org/name), or demo")
+
+
+def _from_hub(model: str, cache_dir: Path | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, cache_dir=cache_dir, allow_patterns=_HUB_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelLoadError(f"cannot get {model!r} from the HuggingFace hub: {reason}") from error

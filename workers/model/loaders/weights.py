@@ -1,0 +1,91 @@
+"""Weights by their HuggingFace checkpoint names, from safetensors folders, GGUF files, or at random."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from workers.model.loaders.config import read_json
+from workers.model.loaders.errors import ModelLoadError
+from workers.model.loaders.gguf_file import GGUFFile
+
+
+class WeightSource(Protocol):
+    def get(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The tensor of a checkpoint name. Raises ModelLoadError where it is missing or of another shape."""
+        ...
+
+
+def open_weights(path: Path) -> WeightSource:
+    """The weights of a model folder or GGUF file. Raises ModelLoadError."""
+    return GGUFWeights(path) if path.is_file() else SafetensorsWeights(path)
+
+
+def check_shape(path: Path, name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if tuple(tensor.shape) != shape:
+        raise ModelLoadError(f"{path}: tensor {name} has shape {list(tensor.shape)}, the config asks for {list(shape)}")
+    return tensor
+
+
+class GGUFWeights:
+    def __init__(self, path: Path) -> None:
+        self._file = GGUFFile(path)
+
+    def get(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        tensor = check_shape(self._file.path, name, self._file.tensor(name), shape)
+        return tensor.to(device=device, dtype=dtype)
+
+
+class SafetensorsWeights:
+    """A folder's model.safetensors, or the shards that model.safetensors.index.json names."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: dict[str, Any] = {}
+        self._file_of = self._index()
+
+    def get(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        file_name = self._file_of.get(name)
+        if file_name is None:
+            raise ModelLoadError(f"{self._folder}: tensor {name} is missing")
+        try:
+            tensor = self._shard(file_name).get_tensor(name)
+        except SafetensorError as error:
+            raise ModelLoadError(f"{self._folder / file_name}: tensor {name} cannot be read: {error}") from error
+        return check_shape(self._folder / file_name, name, tensor, shape).to(device=device, dtype=dtype)
+
+    def _index(self) -> dict[str, str]:
+        index, single = self._folder / "model.safetensors.index.json", self._folder / "model.safetensors"
+        if index.is_file():
+            return dict(read_json(index).get("weight_map", {}))
+        if not single.is_file():
+            raise ModelLoadError(f"{self._folder} has no model.safetensors and no model.safetensors.index.json")
+        return dict.fromkeys(self._shard(single.name).keys(), single.name)
+
+    def _shard(self, file_name: str) -> Any:
+        if file_name not in self._open:
+            path = self._folder / file_name
+            try:
+                self._open[file_name] = safe_open(path, framework="pt", device="cpu")
+            except (OSError, SafetensorError) as error:
+                raise ModelLoadError(f"{path} cannot be opened: {error}") from error
+        return self._open[file_name]
+
+
+class DummyWeights:
+    """Random weights of any shape, the same for the same seed and name: norms are ones, the rest is normal * 0.02."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._seed = seed
+
+    def get(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        if "norm" in name:
+            return torch.ones(shape, dtype=dtype, device=device)
+        digest = hashlib.blake2b(f"{self._seed}/{name}".encode(), digest_size=7).digest()
+        generator = torch.Generator(device).manual_seed(int.from_bytes(digest, "big"))
+        return torch.empty(shape, dtype=dtype, device=device).normal_(0.0, 0.02, generator=generator)
