@@ -22,7 +22,8 @@ MODEL = "tiny"
 
 
 class StubWorker:
-    """Answers batch jobs of MODEL: echoes the prompt; "fail" fails; "hang" waits to be cancelled; "mute" never answers.
+    """Answers batch jobs of MODEL: echoes the prompt; "fail" fails; "hang" waits to be cancelled; "mute" gets no answer
+    while `mute` is on.
 
     `jobs` lists the ids it was sent, repeats included; while `gate` is cleared it holds its answers back.
     """
@@ -31,6 +32,7 @@ class StubWorker:
         self.jobs: list[str] = []
         self.last: Job | None = None
         self.cancelled: set[str] = set()
+        self.mute = True
         self.gate = asyncio.Event()
         self.gate.set()
         self.changed = asyncio.Condition()
@@ -59,7 +61,7 @@ class StubWorker:
         await self.gate.wait()
         if job.prompt == "hang":
             await self.until(lambda: job.id in self.cancelled)
-        if job.prompt != "mute":
+        if job.prompt != "mute" or not self.mute:
             message = Message(encode(answer(job)), message_id=job.id)
             await self._broker.publish(RESULTS, RESULTS_KEY, message)
         await delivery.ack()
@@ -119,7 +121,7 @@ class FaultyBroker:
         return await self._inner.queue_depth(queue)
 
 
-def line(custom_id: str, prompt: Any = "hello", **changes: Any) -> dict[str, Any]:
+def line(custom_id: Any, prompt: Any = "hello", **changes: Any) -> dict[str, Any]:
     """One input line; `changes` replace its fields."""
     body = {"model": MODEL, "prompt": prompt, "max_tokens": 4}
     return {"custom_id": custom_id, "method": "POST", "url": ENDPOINT, "body": body} | changes
