@@ -32,7 +32,13 @@ def create_app(*, broker: Broker, store: Store, settings: ApiSettings | None = N
         discovery_seconds=chosen.discovery_seconds,
     )
     shared = Services(broker, store, chosen, client, registry, Metrics(client, registry))
-    app = FastAPI(title="Headrace", lifespan=_lifespan(shared), redirect_slashes=False)
+    app = FastAPI(
+        title="Headrace",
+        lifespan=_lifespan(shared),
+        redirect_slashes=False,
+        docs_url=None,  # its page loads scripts from elsewhere; /openapi.json remains
+        redoc_url=None,
+    )
     app.state.services = shared
     handlers.install(app)
     app.add_middleware(handlers.RequestContext, metrics=shared.metrics)

@@ -35,7 +35,9 @@ async def generate(request: Request, endpoint: str) -> Response:
     parsed = parse_body(endpoint, await read_json(request, shared.settings.max_body_bytes))
     await shared.models.require(parsed.model)
     job_id = secrets.token_hex(16)
-    jobs = jobs_from_request(parsed, job_id=job_id, owner=OWNER)
+    # Should this process die, no worker takes up what nobody waits for any more.
+    deadline = time.time() + shared.settings.request_timeout
+    jobs = jobs_from_request(parsed, job_id=job_id, owner=OWNER, deadline=deadline)
     body_id = response_id(endpoint, job_id)
     headers = _ignored_header(ignored_params(endpoint, parsed))
     timer = JobTimer(shared.metrics, parsed.model, sum(job.sampling.n for job in jobs))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from api.errors import SERVER, ApiError
 from schemas.messages import Delta, Job, Result
+
+log = logging.getLogger(__name__)
 
 Event = Delta | Result
 
@@ -71,6 +74,11 @@ class ShownTokens:
         self._finished[delta.choice] = delta.finish_reason is not None
         return True
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every choice has been shown to its end."""
+        return all(self._finished)
+
     def snapshot(self, epoch: int) -> list[list[int]]:
         """The token ids shown of each choice, for a worker that resumes in `epoch`; what older epochs send from now on
         is stale."""
@@ -81,9 +89,9 @@ class ShownTokens:
 class JobStream:
     """An async iterator of the Deltas of one or more jobs and of one Result each; it ends after the last Result.
 
-    The buffer is bounded in tokens (one delta always fits: a resumed job may catch up in one). A reader that falls further behind fails with `slow_reader`: keeping everything for
-    it would let a few stalled clients take the whole process down, and holding back the reply queue would stall every
-    other client.
+    The buffer is bounded in tokens; one delta always fits, since a resumed job may catch up in one. A reader that falls
+    further behind fails with `slow_reader`: keeping everything for it would let a few stalled clients take the whole
+    process down, and holding back the reply queue would stall every other client.
     """
 
     def __init__(
@@ -96,6 +104,7 @@ class JobStream:
         self.reply_to = ""
         self._shown = {job.id: ShownTokens(job.sampling.n, counters) for job in jobs}
         self._unfinished = {job.id for job in jobs}
+        self._streamed = {job.id for job in jobs if job.stream}
         self._events: deque[Event] = deque()
         self._buffered = 0
         self._limit = max_buffered_tokens
@@ -125,17 +134,24 @@ class JobStream:
         try:
             new = self._shown[delta.job].is_new(delta)
         except GapError as gap:
-            self._counters.gaps += 1
-            self.fail(ApiError(500, f"The stream lost tokens: {gap}.", SERVER, code="stream_gap"))
+            self._fail_with_gap(str(gap))
             return
         if new:
             self._put(delta, max(1, len(delta.token_ids)))
 
     def put_result(self, result: Result) -> None:
-        """Take in a terminal Result, once for each job."""
-        if result.job in self._unfinished and self._shown[result.job].is_current(result.epoch):
-            self._unfinished.discard(result.job)
-            self._put(result, 1)
+        """Take in a terminal Result, once for each job. One that completes a streamed job whose last tokens have not
+        come (its worker got no answer when it asked where to go on) is a gap."""
+        shown = self._shown[result.job]
+        if result.job not in self._unfinished or not shown.is_current(result.epoch):
+            return
+        self._unfinished.discard(result.job)
+        if self._error is not None:
+            return
+        if result.job in self._streamed and result.outcome == "completed" and not shown.is_complete:
+            self._fail_with_gap("its last ones did not come")
+            return
+        self._put(result, 1)
 
     def fail(self, error: ApiError) -> None:
         """End the stream: what is buffered may still be taken, then `error` is raised. The first error stays. The jobs
@@ -165,6 +181,11 @@ class JobStream:
         while events := await self.take():
             for event in events:
                 yield event
+
+    def _fail_with_gap(self, what: str) -> None:
+        self._counters.gaps += 1
+        log.error("tokens lost on their way here: %s", what)
+        self.fail(ApiError(500, f"The stream lost tokens: {what}.", SERVER, code="stream_gap"))
 
     def _put(self, event: Event, tokens: int) -> None:
         self._buffered += tokens

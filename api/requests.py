@@ -75,15 +75,17 @@ def job_from_body(endpoint: str, body: Any, *, job_id: str, owner: str = "") -> 
     return jobs[0]
 
 
-def jobs_from_request(request: ChatRequest | CompletionRequest, *, job_id: str, owner: str = "") -> list[Job]:
-    """One Job a prompt. Several are named `job_id`-0, `job_id`-1, ...; one is `job_id`."""
+def jobs_from_request(
+    request: ChatRequest | CompletionRequest, *, job_id: str, owner: str = "", deadline: float | None = None
+) -> list[Job]:
+    """One Job a prompt. Several are named `job_id`-0, `job_id`-1, ...; one is `job_id`. `deadline` in Unix seconds."""
     if len(job_id) > MAX_ID_LENGTH - len("-0000"):
         raise ValueError(f"job id longer than {MAX_ID_LENGTH - 5} characters: {job_id}")
     if isinstance(request, ChatRequest):
-        return [_chat_job(request, job_id, owner)]
-    if len(request.prompt) == 1:
-        return [_completion_job(request, request.prompt[0], job_id, owner)]
-    return [_completion_job(request, prompt, f"{job_id}-{index}", owner) for index, prompt in enumerate(request.prompt)]
+        return [_chat_job(request, job_id, owner, deadline)]
+    prompts = request.prompt
+    ids = [job_id] if len(prompts) == 1 else [f"{job_id}-{index}" for index in range(len(prompts))]
+    return [_completion_job(request, prompt, id, owner, deadline) for prompt, id in zip(prompts, ids, strict=True)]
 
 
 def sampling_params(request: ChatRequest | CompletionRequest) -> SamplingParams:
@@ -126,7 +128,7 @@ def _refuse_unsupported_message(message: dict[str, Any], where: str) -> None:
             raise unsupported_parameter(f"{where}.content[{index}].type")
 
 
-def _chat_job(request: ChatRequest, job_id: str, owner: str) -> Job:
+def _chat_job(request: ChatRequest, job_id: str, owner: str, deadline: float | None) -> Job:
     return Job(
         id=job_id,
         model=request.model,
@@ -135,10 +137,11 @@ def _chat_job(request: ChatRequest, job_id: str, owner: str) -> Job:
         sampling=sampling_params(request),
         stream=bool(request.stream),
         owner=owner,
+        deadline=deadline,
     )
 
 
-def _completion_job(request: CompletionRequest, prompt: Prompt, job_id: str, owner: str) -> Job:
+def _completion_job(request: CompletionRequest, prompt: Prompt, job_id: str, owner: str, deadline: float | None) -> Job:
     return Job(
         id=job_id,
         model=request.model,
@@ -147,6 +150,7 @@ def _completion_job(request: CompletionRequest, prompt: Prompt, job_id: str, own
         sampling=sampling_params(request),
         stream=bool(request.stream),
         owner=owner,
+        deadline=deadline,
     )
 
 

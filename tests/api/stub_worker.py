@@ -124,6 +124,8 @@ class StubWorker:
             await run.say(0, 1)
             await run.say(2, 3)
             await run.end()
+        elif word == "mute":
+            await run.end()
         elif word == "flood":
             await run.flood(100_000)
         else:
@@ -131,13 +133,13 @@ class StubWorker:
 
     async def _ask(self, job_id: str, epoch: int) -> list[list[int]]:
         """What the reader of the job has shown."""
-        self._resumes[job_id] = asyncio.get_running_loop().create_future()
+        answer = self._resumes[job_id] = asyncio.get_running_loop().create_future()
         reply_to = self.jobs[job_id].reply_to
         assert reply_to is not None
         frame = Frame(worker=self._name, queries=[ResumeQuery(job=job_id, epoch=epoch)])
         await self._broker.publish("", reply_to, Message(encode(frame)), confirm=False)
         async with asyncio.timeout(5):
-            return (await self._resumes.pop(job_id)).shown
+            return (await answer).shown
 
 
 class _Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import httpx
@@ -133,6 +134,7 @@ async def test_parameters_reach_the_worker(http: httpx.AsyncClient, worker: Stub
     (job,) = worker.jobs.values()
     assert (job.sampling.temperature, job.sampling.seed, job.sampling.top_k) == (0.25, 11, 3)
     assert (job.job_class, job.stream, job.store_output) == ("interactive", False, False)
+    assert job.deadline == pytest.approx(time.time() + 1800, abs=60)
 
 
 async def test_text_is_encoded_as_json(http: httpx.AsyncClient) -> None:

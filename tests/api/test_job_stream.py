@@ -12,8 +12,8 @@ from api.job_stream import JobStream, ReaderCounters
 from schemas.messages import Delta, Job, Result, SamplingParams
 
 
-def job(id: str = "j", n: int = 1) -> Job:
-    return Job(id=id, model="m", prompt="x", stream=True, sampling=SamplingParams(n=n))
+def job(id: str = "j", n: int = 1, stream: bool = True) -> Job:
+    return Job(id=id, model="m", prompt="x", stream=stream, sampling=SamplingParams(n=n))
 
 
 def delta(offset: int, *tokens: int, epoch: int = 0, **fields: Any) -> Delta:
@@ -39,7 +39,7 @@ class Reader:
 
 async def test_deltas_then_result_then_the_end() -> None:
     reader = Reader()
-    deltas = [delta(0, 1, 2), delta(2, 3)]
+    deltas = [delta(0, 1, 2), delta(2, 3, finish_reason="stop")]
     reader.put(*deltas)
     reader.stream.put_result(result())
     assert [event async for event in reader.stream] == [*deltas, result()]
@@ -90,6 +90,16 @@ async def test_a_gap_ends_the_stream_after_what_was_good(bad: Delta) -> None:
     assert reader.stream.unfinished == {"j"}
 
 
+async def test_an_end_without_the_last_tokens_is_a_gap() -> None:
+    reader = Reader(job(n=2))
+    reader.put(delta(0, 1, finish_reason="stop"), delta(0, 1, choice=1))
+    reader.stream.put_result(result())
+    await reader.stream.take()
+    with pytest.raises(ApiError, match="its last ones did not come"):
+        await reader.stream.take()
+    assert reader.stream.unfinished == frozenset()
+
+
 async def test_a_slow_reader_fails_and_frees_its_buffer() -> None:
     reader = Reader(limit=3)
     reader.put(delta(0, 1, 2, 3, 4))
@@ -103,7 +113,7 @@ async def test_a_slow_reader_fails_and_frees_its_buffer() -> None:
 
 
 async def test_several_jobs_end_with_the_last() -> None:
-    reader = Reader(job("a"), job("b"))
+    reader = Reader(job("a", stream=False), job("b", stream=False))
     reader.stream.put_result(result("b"))
     reader.stream.put_result(result("b"))
     assert await reader.stream.take() == [result("b")]
