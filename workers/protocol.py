@@ -1,6 +1,7 @@
 """What the front process and the engine process say to each other: msgpack over a pipe, one message per engine step.
 
-Token ids only; text never reaches the engine. A request id is unique among the running; a job of n choices is n requests.
+Token ids only; text never reaches the engine. A request id is unique among the running; a job of n choices is n
+requests.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from schemas.messages import FinishReason, SamplingParams
 
 class AddRequest(Struct, frozen=True, tag="add", array_like=True):
     """Run a request. `output_token_ids` are tokens made before (resume): generation continues after them, they count
-    toward max_tokens and penalties, and are not reported again. Lower `priority` values run first (0 interactive, 1 batch).
-    `sampling.max_tokens` is set and `sampling.n` is 1; stop strings are the front's affair."""
+    toward max_tokens and penalties, and are not reported again. Lower `priority` values run first (0 interactive,
+    1 batch). `sampling.max_tokens` is set and `sampling.n` is 1; stop strings are the front's affair."""
 
     id: str
     prompt_token_ids: list[int]

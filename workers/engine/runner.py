@@ -130,7 +130,7 @@ class ModelRunner:
         wanted = [end for end, row in zip(ends, rows, strict=True) if row.samples]
         return self._tensor([*range(num_decode), *wanted])
 
-    def _tensor(self, values: list[int] | list[list[int]] | np.ndarray) -> Tensor:  # type: ignore[type-arg]
+    def _tensor(self, values: list[int] | list[list[int]] | np.ndarray) -> Tensor:
         host = torch.from_numpy(np.asarray(values, dtype=np.int64))
         if self.device.type == "cpu":
             return host
@@ -141,7 +141,7 @@ class ModelRunner:
             return StepHandle(sampled, None)
         parts = (sampled.ids, sampled.logprobs, sampled.top_ids, sampled.top_logprobs)
         host = [None if part is None else part.to("cpu", non_blocking=True) for part in parts]
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         assert host[0] is not None
         return StepHandle(Sampled(host[0], *host[1:]), event)

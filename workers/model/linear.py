@@ -10,8 +10,8 @@ from torch.nn.functional import linear
 class Linear:
     """y = x W^T + b. x: [tokens, in]; W: [out, in]; b: [out].
 
-    On the CPU bf16 weights are kept in oneDNN's blocked layout: a plain product reorders them at every call (249 against
-    168 us for one row of 3072 x 576 on two cores).
+    On the CPU bf16 weights are kept in oneDNN's blocked layout: a plain product reorders them at every call (249
+    against 168 us for one row of 3072 x 576 on two cores).
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:

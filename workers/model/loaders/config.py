@@ -44,11 +44,11 @@ def read_generation_defaults(path: Path) -> GenerationDefaults:
         return GenerationDefaults(sorted({int(token) for token in ids if token is not None}))
     given = path / "generation_config.json"
     raw = read_json(given) if given.is_file() else {}
-    ids = raw.get("eos_token_id")
-    if ids is None:
-        ids = read_config(path).get("eos_token_id")
-    ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
-    return GenerationDefaults(ids, {name: raw[name] for name in _SAMPLING if raw.get(name) is not None})
+    eos: int | list[int] | None = raw.get("eos_token_id")
+    if eos is None:
+        eos = read_config(path).get("eos_token_id")
+    eos = [] if eos is None else eos if isinstance(eos, list) else [eos]
+    return GenerationDefaults(eos, {name: raw[name] for name in _SAMPLING if raw.get(name) is not None})
 
 
 def _gguf_config(file: GGUFFile) -> dict[str, Any]:

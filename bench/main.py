@@ -1,0 +1,25 @@
+"""`headrace bench`."""
+
+from __future__ import annotations
+
+import sys
+
+USAGE = """usage: headrace bench cpu | offline [--help]
+
+  cpu       the demo model on this CPU: transformers generate() and Headrace side by side, in one run
+  offline   the engine alone on a workload of fixed shape: one JSON line a workload
+"""
+
+
+def main(arguments: list[str]) -> None:
+    if arguments[:1] == ["cpu"]:
+        from bench.cpu import main as cpu
+
+        cpu(arguments[1:])
+    elif arguments[:1] == ["offline"]:
+        from bench.offline import main as offline
+
+        offline(arguments[1:])
+    else:
+        print(USAGE, end="")
+        sys.exit(0 if arguments[:1] in (["-h"], ["--help"]) else 2)
