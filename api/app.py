@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 
@@ -50,12 +50,10 @@ def create_app(*, broker: Broker, store: Store, settings: ApiSettings | None = N
 def _lifespan(shared: Services) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await shared.client.start()
-        await shared.models.start()
-        try:
+        async with AsyncExitStack() as stack:
+            for service in (shared.client, shared.models):
+                stack.push_async_callback(service.close)
+                await service.start()
             yield
-        finally:
-            await shared.models.close()
-            await shared.client.close()
 
     return lifespan

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import msgspec
 
 from api.errors import ApiError, model_not_found
+from api.subscriptions import end
 from broker.base import Broker, Message, Subscription
 from schemas.messages import Control, Status, decode, encode
 from schemas.topology import CONTROL, STATUS
 
 log = logging.getLogger(__name__)
 
-CLOSE_TIMEOUT = 5.0
 MAX_NAMED = 10
 """Models that an error names."""
 
@@ -73,9 +73,7 @@ class ModelRegistry:
 
     async def close(self) -> None:
         """Stop listening."""
-        if self._subscription is not None:
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                await self._subscription.cancel()
+        await end(self._subscription)
 
     def workers(self) -> list[Status]:
         """The last Status of every live worker, by name."""

@@ -17,6 +17,7 @@ import msgspec
 
 from api.errors import RATE_LIMIT, SERVER, ApiError, model_not_found
 from api.job_stream import JobStream, ReaderCounters
+from api.subscriptions import end
 from broker.base import Broker, BrokerError, Message, PublishRejected, Subscription, Unroutable
 from schemas.messages import Control, Frame, Job, ResumeQuery, decode, encode
 from schemas.topology import CONTROL, REQUESTS, request_key
@@ -69,9 +70,7 @@ class QueueClient:
             await asyncio.wait([self._watcher])
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT)
-        if self._subscription is not None:
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                await self._subscription.cancel()
+        await end(self._subscription)
 
     @asynccontextmanager
     async def submit(self, *jobs: Job) -> AsyncIterator[JobStream]:

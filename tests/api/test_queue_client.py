@@ -12,6 +12,7 @@ import api.queue_client
 from api.errors import ApiError
 from api.job_stream import JobStream
 from api.queue_client import QueueClient
+from api.subscriptions import end
 from broker.base import Broker, BrokerUnavailable, Message, PublishRejected
 from broker.memory import MemoryBroker
 from schemas.messages import Delta, Frame, Job, Result, ResumeQuery, SamplingParams, encode
@@ -177,3 +178,15 @@ async def test_closing_fails_what_is_open_and_cancels_it(broker: Broker, worker:
             await stream.take(1)
     assert caught.value.code == "shutting_down"
     await worker.until_cancelled()
+
+
+async def test_closing_goes_on_when_the_broker_is_gone(caplog: pytest.LogCaptureFixture) -> None:
+    class Gone:
+        queue = "q"
+
+        async def cancel(self) -> None:
+            raise BrokerUnavailable("connection refused")
+
+    await end(Gone())
+    assert "consumer of q not cancelled: connection refused" in caplog.text
+    await end(None)
