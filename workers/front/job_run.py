@@ -37,24 +37,29 @@ def expired() -> Ending:
 class JobRun:
     """A job from its delivery to its Result.
 
-    `streaming` says whether deltas go to the reader. `ended` resolves with the ending, or None where the job is left to
-    another worker; `settled` with whether its Result is confirmed.
+    `epoch` is the delivery's count, `run_epoch` that of the delivery which started the job here: they differ after a lost
+    connection. `streaming` says whether deltas go to the reader, `shown` which tokens it had when the job came here.
+    `ended` resolves with the ending, or None where the job is left to another worker; `settled` with whether its Result
+    is confirmed.
     """
 
     job: Job
     reader: str | None
     epoch: int
+    run_epoch: int
     streaming: bool
     ended: asyncio.Future[Ending | None]
     settled: asyncio.Future[bool]
     started: float = field(default_factory=time.time)
     prompt: Prompt | None = None
+    shown: list[list[int]] = field(default_factory=list)
     choices: list[ChoiceRun] = field(default_factory=list)
 
     @classmethod
     def begin(cls, job: Job, reader: str | None, epoch: int) -> JobRun:
         loop = asyncio.get_running_loop()
-        return cls(job, reader, epoch, job.stream and reader is not None, loop.create_future(), loop.create_future())
+        streaming = job.stream and reader is not None
+        return cls(job, reader, epoch, epoch, streaming, loop.create_future(), loop.create_future())
 
     @property
     def reserved_tokens(self) -> int:
@@ -64,8 +69,8 @@ class JobRun:
         return len(self.prompt.token_ids) + self.job.sampling.n * self.prompt.max_tokens
 
     def request_id(self, choice: int) -> str:
-        """Of the engine's request; differs between runs of one job, so that a late output never reaches the wrong one."""
-        return f"{self.job.id}/{choice}/{self.epoch}"
+        """Of the engine's request; differs between runs of one job: a late output never reaches the wrong one."""
+        return f"{self.job.id}/{choice}/{self.run_epoch}"
 
     def request_sampling(self, choice: int) -> SamplingParams:
         """Parameters of one engine request. Text is not the engine's affair, so stop strings are left out."""

@@ -23,11 +23,11 @@ class ResumeDesk:
     def __init__(self, frames: FrameSender, *, timeout: float = RESUME_TIMEOUT) -> None:
         self._frames = frames
         self._timeout = timeout
-        self._waiting: dict[tuple[str, int], asyncio.Future[Shown]] = {}
+        self._waiting: dict[tuple[str, int], asyncio.Future[Shown | None]] = {}
 
     async def ask(self, reader: str, job: str, epoch: int) -> Shown | None:
         """Token ids shown of each choice (trailing choices may be missing); None without an answer."""
-        answer: asyncio.Future[Shown] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Shown | None] = asyncio.get_running_loop().create_future()
         self._waiting[job, epoch] = answer
         try:
             async with asyncio.timeout(self._timeout):
@@ -46,3 +46,9 @@ class ResumeDesk:
             return False
         waiting.set_result(control.shown)
         return True
+
+    def give_up(self, job: str) -> None:
+        """The job has ended: what its reader has shown no longer matters."""
+        for (waiting_job, _), waiting in self._waiting.items():
+            if waiting_job == job and not waiting.done():
+                waiting.set_result(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 
 from workers.front.choice import ChoiceContext, ChoiceRun, StopTokens
@@ -12,7 +13,7 @@ from workers.front.frames import FrameSender
 from workers.front.job_run import Ending, JobRun, failed
 from workers.front.resume import Shown
 from workers.front.text import Prompt
-from workers.protocol import AddRequest, StepOutput, TokenOutput
+from workers.protocol import AddRequest, EngineStats, StepOutput, TokenOutput
 
 logger = logging.getLogger(__name__)
 
@@ -31,21 +32,23 @@ class RunningJobs:
         self._eos = tuple(eos_token_ids)
         self._requests: dict[str, tuple[JobRun, ChoiceRun]] = {}
         self.by_id: dict[str, JobRun] = {}
-        self.last_step: StepOutput | None = None
+        self.stats = EngineStats(0, 0, 0, 0, 0, 0, 0)
         self.tokens_made = 0
+        self.busy_seconds = 0.0
+        self._last_step = 0.0
 
     @property
     def queued_tokens(self) -> int:
         """Prompt and possible output tokens of all jobs here."""
         return sum(run.reserved_tokens for run in self.by_id.values())
 
-    def start(self, run: JobRun, prompt: Prompt, shown: Shown) -> None:
+    def start(self, run: JobRun, prompt: Prompt) -> None:
         """Give the job's choices to the engine, each after the tokens that its reader has shown."""
         run.prompt = prompt
         sampling = run.job.sampling
         context = ChoiceContext(self._vocabulary, sampling, prompt, StopTokens(sampling, self._eos))
         run.choices = [ChoiceRun(index, context) for index in range(sampling.n)]
-        for choice, tokens in zip(run.choices, shown, strict=False):
+        for choice, tokens in zip(run.choices, run.shown, strict=False):
             choice.rebuild(tokens)
         for choice in run.choices:
             self._start_choice(run, choice)
@@ -70,7 +73,7 @@ class RunningJobs:
 
     def on_step(self, step: StepOutput) -> None:
         """Take one engine step: one frame per reader. A job whose output cannot be taken fails alone."""
-        self.last_step = step
+        self._note(step.stats)
         for output in step.outputs:
             entry = self._requests.get(output.id)
             if entry is None:
@@ -81,6 +84,14 @@ class RunningJobs:
                 logger.exception("output of request %s could not be taken", output.id)
                 self.end(entry[0], failed("internal error"))
         self._frames.flush()
+
+    def _note(self, stats: EngineStats) -> None:
+        """Time counts as busy when the step before left work to do."""
+        now = time.monotonic()
+        if self.stats.running or self.stats.waiting:
+            self.busy_seconds += now - self._last_step
+        self._last_step = now
+        self.stats = stats
 
     def _take(self, run: JobRun, choice: ChoiceRun, output: TokenOutput) -> None:
         if output.error is not None:
@@ -106,18 +117,19 @@ class RunningJobs:
 
     def end(self, run: JobRun, ending: Ending | None) -> None:
         """End a job, whatever of it still runs. None leaves it to another worker."""
-        self._abort(run)
+        self.stop(run)
         if not run.ended.done():
             run.ended.set_result(ending)
 
     def forget(self, run: JobRun) -> None:
         """The job is no longer here."""
-        self._abort(run)
+        self.stop(run)
         self.by_id.pop(run.job.id, None)
         if not run.settled.done():
             run.settled.set_result(False)
 
-    def _abort(self, run: JobRun) -> None:
+    def stop(self, run: JobRun) -> None:
+        """Abort what the engine still runs of a job."""
         ids = [run.request_id(choice.index) for choice in run.choices]
         running = [request_id for request_id in ids if self._requests.pop(request_id, None) is not None]
         if running:
