@@ -1,244 +1,301 @@
-"""The embedded broker: RabbitMQ's semantics in one process, for `headrace serve` and for tests.
+"""The embedded broker: RabbitMQ's semantics for clients that share one event loop, without a service.
 
-A `MemoryHub` holds exchanges and queues; every `MemoryBroker` on it is one client's connection. Messages live as long
-as the process: durability is what RabbitMQ is for.
+A `MemoryHub` holds the exchanges and queues; each `MemoryBroker` is one client of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections import deque
-from collections.abc import Coroutine
-from dataclasses import dataclass, field, replace
-from itertools import count
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from broker.base import (
     PUBLISH_TIMEOUT,
     BodyHandler,
+    BrokerError,
     BrokerUnavailable,
     Handler,
     Message,
     PublishRejected,
+    Subscription,
     Unroutable,
 )
-from schemas.topology import DEAD, DEAD_KEY, Queue, Topology
+from broker.handling import BodyPump, TaskSet, run_handler
+from schemas.topology import DEAD, DEAD_KEY, Exchange, Queue, Topology
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Entry:
+    """A message in a durable queue and how often it came back."""
+
     message: Message
-    deliveries: int = 0
+    delivery_count: int = 0
 
 
-@dataclass(slots=True)
-class _Queue:
-    """Ready entries and who consumes them, served in turn."""
-
-    declared: Queue
-    ready: deque[_Entry] = field(default_factory=deque)
-    consumers: deque[MemoryConsumer] = field(default_factory=deque)
-
-
-class MemoryHub:
-    """Exchanges and queues shared by the brokers of one process. Not thread-safe: one event loop."""
-
-    def __init__(self) -> None:
-        self.queues: dict[str, _Queue] = {}
-        self.bindings: dict[tuple[str, str], list[str]] = {}
-        self.fanouts: dict[str, list[MemorySubscription]] = {}
-        self.exclusive: dict[str, MemorySubscription] = {}
-        self.names = count(1)
-
-    def declare(self, topology: Topology) -> None:
-        for exchange in topology.exchanges:
-            if exchange.kind == "fanout":
-                self.fanouts.setdefault(exchange.name, [])
-        for queue in topology.queues:
-            if queue.name not in self.queues:
-                self.queues[queue.name] = _Queue(queue)
-                self.bindings.setdefault((queue.exchange, queue.routing_key), []).append(queue.name)
-
-    def route(self, exchange: str, key: str, message: Message, *, confirm: bool) -> None:
-        """Put a message where its exchange and key say. Raises Unroutable or PublishRejected for a confirmed one."""
-        if exchange in self.fanouts:
-            for subscription in self.fanouts[exchange]:
-                subscription.put(message.body)
-            return
-        if exchange == "" and key in self.exclusive:
-            self.exclusive[key].put(message.body)
-            return
-        names = [key] if exchange == "" and key in self.queues else self.bindings.get((exchange, key), [])
-        if not names and confirm:
-            raise Unroutable(f"no queue takes messages of exchange {exchange!r} with key {key!r}")
-        for name in names:
-            self._enqueue(self.queues[name], message, confirm)
-
-    def _enqueue(self, queue: _Queue, message: Message, confirm: bool) -> None:
-        limit = queue.declared.max_length
-        if limit is not None and len(queue.ready) >= limit:
-            if confirm:
-                raise PublishRejected(f"queue {queue.declared.name} is full ({limit} messages)")
-            return
-        queue.ready.append(_Entry(message))
-        self.dispatch(queue)
-
-    def dispatch(self, queue: _Queue) -> None:
-        """Hand ready entries to consumers with room, in turn."""
-        while queue.ready:
-            consumer = next((c for c in queue.consumers if c.has_room), None)
-            if consumer is None:
-                return
-            while queue.consumers[0] is not consumer:
-                queue.consumers.rotate(-1)
-            queue.consumers.rotate(-1)
-            consumer.deliver(queue.ready.popleft())
-
-    def give_back(self, queue: _Queue, entry: _Entry) -> None:
-        """Requeue at the head with one more delivery counted, or dead-letter past the queue's limit."""
-        entry.deliveries += 1
-        limit = queue.declared.delivery_limit
-        if limit is not None and entry.deliveries > limit:
-            self.dead_letter(queue, entry, "delivery_limit")
-        else:
-            queue.ready.appendleft(entry)
-
-    def dead_letter(self, queue: _Queue, entry: _Entry, reason: str) -> None:
-        if queue.declared.dead_letter:
-            headers = {"x-first-death-reason": reason, "x-first-death-queue": queue.declared.name}
-            message = replace(entry.message, headers={**headers, **entry.message.headers})
-            self.route(DEAD, DEAD_KEY, message, confirm=False)
-
-
-class MemoryDelivery:
-    """One entry in one consumer's hands."""
-
-    def __init__(self, consumer: MemoryConsumer, entry: _Entry) -> None:
-        self._consumer, self._entry = consumer, entry
-        self.delivery_count = entry.deliveries
-
-    @property
-    def message(self) -> Message:
-        return self._entry.message
+class _MemoryDelivery:
+    def __init__(self, consumer: _Consumer, entry: _Entry) -> None:
+        self.message = entry.message
+        self.delivery_count = entry.delivery_count
+        self._consumer = consumer
+        self._entry = entry
 
     async def ack(self) -> None:
         self._consumer.settle(self._entry)
 
     async def reject(self, *, requeue: bool) -> None:
-        if not self._consumer.settle(self._entry):
-            return
-        hub, queue = self._consumer.hub, self._consumer.state
-        if requeue:
-            hub.give_back(queue, self._entry)
-        else:
-            hub.dead_letter(queue, self._entry, "rejected")
-        hub.dispatch(queue)
+        if self._consumer.settle(self._entry):
+            self._consumer.queue.give_back([self._entry], requeue=requeue)
 
 
-class MemoryConsumer:
-    """Consumes a durable queue: at most `prefetch` unsettled entries, a task for each."""
+class _Consumer:
+    """One consumer of one durable queue, with the entries that it has not settled."""
 
-    def __init__(self, owner: MemoryBroker, state: _Queue, handler: Handler, prefetch: int) -> None:
-        self.hub, self.state = owner.hub, state
-        self._owner, self._handler, self._prefetch = owner, handler, prefetch
-        self._unsettled: dict[int, _Entry] = {}
-
-    @property
-    def queue(self) -> str:
-        return self.state.declared.name
+    def __init__(self, queue: _DurableQueue, handler: Handler, prefetch: int, tasks: TaskSet) -> None:
+        self.queue = queue
+        self._handler = handler
+        self._prefetch = prefetch
+        self._tasks = tasks
+        self._unacked: dict[_Entry, None] = {}
 
     @property
     def has_room(self) -> bool:
-        return len(self._unsettled) < self._prefetch
+        return len(self._unacked) < self._prefetch
 
     def deliver(self, entry: _Entry) -> None:
-        self._unsettled[id(entry)] = entry
-        self._owner.spawn(self._handler(MemoryDelivery(self, entry)))
+        self._unacked[entry] = None
+        self._tasks.start(run_handler(self._handler, _MemoryDelivery(self, entry)))
 
     def settle(self, entry: _Entry) -> bool:
-        """Whether the entry was still in this consumer's hands."""
-        if self._unsettled.pop(id(entry), None) is None:
+        """Forget an entry; False where it was settled before or has gone back already."""
+        if entry not in self._unacked:
             return False
-        self.hub.dispatch(self.state)
+        del self._unacked[entry]
+        self.queue.dispatch()
         return True
 
-    async def cancel(self) -> None:
-        if self in self.state.consumers:
-            self.state.consumers.remove(self)
-
-    def give_back_all(self) -> None:
-        """The connection is gone: what was unsettled is ready again, in its old order."""
-        entries = list(self._unsettled.values())
-        self._unsettled.clear()
-        for entry in reversed(entries):
-            self.hub.give_back(self.state, entry)
-        self.hub.dispatch(self.state)
+    def take_unacked(self) -> list[_Entry]:
+        entries = list(self._unacked)
+        self._unacked.clear()
+        return entries
 
 
-class MemorySubscription:
-    """An exclusive queue: bodies one at a time, in order."""
+class _DurableQueue:
+    """A quorum queue: what came back is delivered before what is new; consumers take turns."""
 
-    def __init__(self, owner: MemoryBroker, handler: BodyHandler, exchange: str | None) -> None:
-        self._owner, self._handler, self._exchange = owner, handler, exchange
-        self.queue = f"headrace.exclusive.{next(owner.hub.names)}"
-        self._bodies: asyncio.Queue[bytes] = asyncio.Queue()
-        owner.hub.exclusive[self.queue] = self
+    def __init__(self, spec: Queue, dead_letter: Callable[[Message], None]) -> None:
+        self.spec = spec
+        self._dead_letter = dead_letter
+        self._new: deque[_Entry] = deque()
+        self._returned: deque[_Entry] = deque()
+        self._consumers: deque[_Consumer] = deque()
+
+    @property
+    def depth(self) -> int:
+        return len(self._new) + len(self._returned)
+
+    @property
+    def is_full(self) -> bool:
+        return self.spec.max_length is not None and self.depth >= self.spec.max_length
+
+    def put(self, message: Message) -> None:
+        self._new.append(_Entry(message))
+        self.dispatch()
+
+    def give_back(self, entries: list[_Entry], *, requeue: bool) -> None:
+        """Take unacknowledged entries back, or dead-letter those rejected for good or over the delivery limit."""
+        limit = self.spec.delivery_limit
+        for entry in entries:
+            # A new object: a settled delivery must not settle the next delivery of the same message.
+            again = _Entry(entry.message, entry.delivery_count + 1)
+            if not requeue:
+                self._bury(again, "rejected")
+            elif limit is not None and again.delivery_count > limit:
+                self._bury(again, "delivery_limit")
+            else:
+                self._returned.append(again)
+        self.dispatch()
+
+    def _bury(self, entry: _Entry, reason: str) -> None:
+        if self.spec.dead_letter:
+            first_death: dict[str, str | int | float] = {
+                "x-first-death-reason": reason,
+                "x-first-death-queue": self.spec.name,
+                "x-first-death-exchange": self.spec.exchange,
+            }
+            self._dead_letter(replace(entry.message, headers=first_death | entry.message.headers))
+
+    def dispatch(self) -> None:
+        while self.depth and (consumer := self._next_consumer()):
+            consumer.deliver((self._returned or self._new).popleft())
+
+    def _next_consumer(self) -> _Consumer | None:
+        for _ in range(len(self._consumers)):
+            consumer = self._consumers[0]
+            self._consumers.rotate(-1)
+            if consumer.has_room:
+                return consumer
+        return None
+
+    def add_consumer(self, consumer: _Consumer) -> None:
+        self._consumers.append(consumer)
+        self.dispatch()
+
+    def remove_consumer(self, consumer: _Consumer) -> None:
+        if consumer in self._consumers:
+            self._consumers.remove(consumer)
+
+
+class _TransientQueue:
+    """An exclusive queue without acknowledgement: a name for a pump."""
+
+    def __init__(self, name: str, pump: BodyPump) -> None:
+        self.name = name
+        self.pump = pump
+        self.is_full = False
+
+    def put(self, message: Message) -> None:
+        self.pump.put(message.body)
+
+
+class MemoryHub:
+    """Exchanges, queues and bindings: what a RabbitMQ node holds. Lives in one event loop; nothing outlives it."""
+
+    def __init__(self) -> None:
+        self._exchanges: dict[str, Exchange] = {}
+        self._queues: dict[str, _DurableQueue | _TransientQueue] = {}
+        self._bindings: dict[str, dict[str, list[str]]] = {}  # exchange -> routing key -> queue names
+
+    def declare_exchange(self, exchange: Exchange) -> None:
+        if self._exchanges.setdefault(exchange.name, exchange) != exchange:
+            raise BrokerError(f"exchange {exchange.name} exists with another type")
+
+    def declare_queue(self, spec: Queue) -> None:
+        queue = self._queues.get(spec.name)
+        if queue is None:
+            self._queues[spec.name] = _DurableQueue(spec, self._dead_letter)
+        elif not isinstance(queue, _DurableQueue) or queue.spec != spec:
+            raise BrokerError(f"queue {spec.name} exists with other arguments")
+        self._bind(spec.name, spec.exchange, spec.routing_key)
+
+    def _bind(self, queue: str, exchange: str, routing_key: str) -> None:
+        if exchange not in self._exchanges:
+            raise BrokerError(f"no exchange {exchange}: declare the topology first")
+        bound = self._bindings.setdefault(exchange, {}).setdefault(routing_key, [])
+        if queue not in bound:
+            bound.append(queue)
+
+    def add_transient(self, queue: _TransientQueue, exchange: str | None) -> None:
         if exchange is not None:
-            owner.hub.fanouts.setdefault(exchange, []).append(self)
-        self._task = owner.spawn(self._pump())
+            self._bind(queue.name, exchange, "")
+        self._queues[queue.name] = queue
 
-    def put(self, body: bytes) -> None:
-        self._bodies.put_nowait(body)
+    def remove_transient(self, name: str) -> None:
+        self._queues.pop(name, None)
+        for keys in self._bindings.values():
+            for bound in keys.values():
+                if name in bound:
+                    bound.remove(name)
 
-    async def _pump(self) -> None:
-        while True:
-            body = await self._bodies.get()
-            try:
-                await self._handler(body)
-            except Exception:
-                log.exception("a subscriber of %s failed on a message", self._exchange or self.queue)
+    def durable(self, name: str) -> _DurableQueue:
+        queue = self._queues.get(name)
+        if not isinstance(queue, _DurableQueue):
+            raise BrokerError(f"no queue {name}: declare the topology first")
+        return queue
+
+    def publish(self, exchange: str, routing_key: str, message: Message) -> None:
+        """Raises Unroutable, or PublishRejected where any of the queues is full; the others have the message then."""
+        targets = list(self._route(exchange, routing_key))
+        if not targets:
+            raise Unroutable(f"no queue takes {routing_key!r} of exchange {exchange!r}")
+        open_targets = [queue for queue in targets if not queue.is_full]
+        for queue in open_targets:
+            queue.put(message)
+        if len(open_targets) < len(targets):
+            raise PublishRejected(f"the queue of {routing_key!r} is full")
+
+    def _route(self, exchange: str, routing_key: str) -> Iterator[_DurableQueue | _TransientQueue]:
+        if exchange == "":
+            names = [routing_key]
+        elif exchange in self._exchanges and self._exchanges[exchange].kind == "fanout":
+            names = [name for bound in self._bindings.get(exchange, {}).values() for name in bound]
+        else:
+            names = self._bindings.get(exchange, {}).get(routing_key, [])
+        return (self._queues[name] for name in names if name in self._queues)
+
+    def _dead_letter(self, message: Message) -> None:
+        try:
+            self.publish(DEAD, DEAD_KEY, message)
+        except BrokerError as error:
+            logger.error("dead letter %s is lost: %s", message.message_id, error)
+
+
+class _ConsumerSubscription:
+    def __init__(self, consumer: _Consumer) -> None:
+        self._consumer = consumer
+
+    @property
+    def queue(self) -> str:
+        return self._consumer.queue.spec.name
 
     async def cancel(self) -> None:
-        self._owner.hub.exclusive.pop(self.queue, None)
-        if self._exchange is not None and self in self._owner.hub.fanouts[self._exchange]:
-            self._owner.hub.fanouts[self._exchange].remove(self)
-        self._task.cancel()
+        self._consumer.queue.remove_consumer(self._consumer)
+
+
+class _TransientSubscription:
+    def __init__(self, hub: MemoryHub, queue: _TransientQueue) -> None:
+        self._hub = hub
+        self._queue = queue
+
+    @property
+    def queue(self) -> str:
+        return self._queue.name
+
+    async def cancel(self) -> None:
+        self._hub.remove_transient(self._queue.name)
+        self._queue.pump.stop()
 
 
 class MemoryBroker:
-    """One client's connection to a hub."""
+    """One client of a `MemoryHub`; closing it gives its unacknowledged deliveries back."""
 
     def __init__(self, hub: MemoryHub) -> None:
-        self.hub = hub
+        self._hub = hub
         self._open = False
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._consumers: list[MemoryConsumer] = []
-        self._subscriptions: list[MemorySubscription] = []
+        self._tasks = TaskSet()
+        self._consumers: list[_Consumer] = []
+        self._transients: list[_TransientSubscription] = []
 
     async def connect(self) -> None:
         self._open = True
 
     async def close(self) -> None:
         self._open = False
-        for subscription in self._subscriptions:
+        for subscription in self._transients:
             await subscription.cancel()
+        # Every consumer leaves before anything goes back, or it would come back to this closed client.
         for consumer in self._consumers:
-            await consumer.cancel()
-        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            consumer.queue.remove_consumer(consumer)
         for consumer in self._consumers:
-            consumer.give_back_all()
+            consumer.queue.give_back(consumer.take_unacked(), requeue=True)
         self._consumers.clear()
-        self._subscriptions.clear()
+        self._transients.clear()
+        await self._tasks.cancel()
+
+    def _require_open(self) -> None:
+        if not self._open:
+            raise BrokerUnavailable("the in-memory broker is not connected")
 
     async def declare(self, topology: Topology) -> None:
-        self._check_open()
-        self.hub.declare(topology)
+        self._require_open()
+        for exchange in topology.exchanges:
+            self._hub.declare_exchange(exchange)
+        for queue in topology.queues:
+            self._hub.declare_queue(queue)
 
     async def publish(
         self,
@@ -249,45 +306,35 @@ class MemoryBroker:
         confirm: bool = True,
         timeout: float = PUBLISH_TIMEOUT,
     ) -> None:
-        self._check_open()
-        self.hub.route(exchange, routing_key, message, confirm=confirm)
+        self._require_open()
+        try:
+            self._hub.publish(exchange, routing_key, message)
+        except BrokerError as error:
+            if confirm:
+                raise
+            logger.debug("unconfirmed message lost: %s", error)
+        if confirm:
+            await asyncio.sleep(0)  # where a real broker's confirmation is awaited, consumers get their turn
 
-    async def consume(self, queue: str, handler: Handler, *, prefetch: int) -> MemoryConsumer:
-        self._check_open()
-        state = self._queue(queue)
-        consumer = MemoryConsumer(self, state, handler, prefetch)
+    async def consume(self, queue: str, handler: Handler, *, prefetch: int) -> Subscription:
+        self._require_open()
+        if prefetch < 1:
+            raise ValueError("prefetch must be at least 1")
+        consumer = _Consumer(self._hub.durable(queue), handler, prefetch, self._tasks)
         self._consumers.append(consumer)
-        state.consumers.append(consumer)
-        self.hub.dispatch(state)
-        return consumer
+        consumer.queue.add_consumer(consumer)
+        return _ConsumerSubscription(consumer)
 
-    async def subscribe(self, handler: BodyHandler, *, exchange: str | None = None) -> MemorySubscription:
-        self._check_open()
-        subscription = MemorySubscription(self, handler, exchange)
-        self._subscriptions.append(subscription)
+    async def subscribe(self, handler: BodyHandler, *, exchange: str | None = None) -> Subscription:
+        self._require_open()
+        pump = BodyPump(handler)
+        queue = _TransientQueue(f"headrace.exclusive.{uuid.uuid4().hex}", pump)
+        self._hub.add_transient(queue, exchange)
+        self._tasks.start(pump.run())
+        subscription = _TransientSubscription(self._hub, queue)
+        self._transients.append(subscription)
         return subscription
 
     async def queue_depth(self, queue: str) -> int:
-        self._check_open()
-        return len(self._queue(queue).ready)
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a handler in a task that `close` ends; its failure is logged."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a message handler failed", exc_info=error)
-
-    def _queue(self, name: str) -> _Queue:
-        if name not in self.hub.queues:
-            raise Unroutable(f"queue {name!r} is not declared")
-        return self.hub.queues[name]
-
-    def _check_open(self) -> None:
-        if not self._open:
-            raise BrokerUnavailable("the embedded broker's connection is closed")
+        self._require_open()
+        return self._hub.durable(queue).depth
