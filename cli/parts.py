@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import uvicorn
-from workers.front.worker import Worker
 
 from api.app import create_app
 from api.jobs.dispatcher import Dispatcher
@@ -29,6 +28,7 @@ from cli.settings import BrokerSettings, HttpSettings, StoreSettings, WorkerSett
 from schemas.topology import topology
 from workers.front.engine_client import EngineStartError, ProcessEngine
 from workers.front.text import TextProcessor
+from workers.front.worker import EngineDiedError, Worker
 from workers.model.loaders.errors import ModelLoadError
 from workers.model.loaders.resolve import resolve
 from workers.model.loaders.tokenizer import load_tokenizer
@@ -157,6 +157,8 @@ async def run_worker(worker: Worker, stop: asyncio.Event, grace: float) -> None:
         if not serving.done():
             await worker.drain(grace)
         await serving
+    except EngineDiedError as error:
+        raise StartError(f"the engine ended: {error}; its jobs go back to the queue") from error
     finally:
         stopping.cancel()
         serving.cancel()

@@ -1,4 +1,8 @@
-"""Every setting, once: a flag of the commands that use it, and the variable HEADRACE_<NAME>."""
+"""Every setting, once: a flag of the commands that use it, and the variable HEADRACE_<NAME>.
+
+A flag wins over a variable, a variable over the default. AMQP_URL and DATABASE_URL are read too, below their
+HEADRACE_ names.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,32 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from workers.engine.config import EngineConfig
 from workers.model.loaders.demo import DEMO_NAME
+
+PLAIN_VARIABLES = {"amqp_url": "AMQP_URL", "database_url": "DATABASE_URL"}
 
 
 def default_data_dir() -> Path:
     """$XDG_DATA_HOME/headrace, or ~/.local/share/headrace."""
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "headrace"
+
+
+def served_name(model: str) -> str:
+    """What clients call a model: a hub id as it is, else the name of its file or folder; idempotent."""
+    if model == "demo":
+        return DEMO_NAME
+    path = Path(model).expanduser()
+    if model.endswith(".gguf") or path.is_absolute() or path.exists():
+        return path.resolve().name.removesuffix(".gguf")
+    return model
 
 
 class Settings(BaseSettings):
@@ -25,62 +46,80 @@ class Settings(BaseSettings):
         cli_implicit_flags=True,
         cli_avoid_json=True,
         cli_hide_none_type=True,
+        cli_show_env_vars=True,
+        cli_exit_on_error=False,
         protected_namespaces=(),
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is worth a log line")
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags (in front of these), HEADRACE_ variables, then the plain ones that deployments commonly set."""
+        plain = {
+            field: os.environ[name]
+            for field, name in PLAIN_VARIABLES.items()
+            if field in settings_cls.model_fields and name in os.environ
+        }
+        return init_settings, env_settings, InitSettingsSource(settings_cls, plain)
+
 
 class BrokerSettings(Settings):
     amqp_url: str = Field(
-        default_factory=lambda: os.environ.get("AMQP_URL", ""),
-        description="RabbitMQ, as amqp://user:password@host:port/; AMQP_URL is read too; `serve` without it uses its "
-        "embedded broker",
+        "", description="RabbitMQ, as amqp://user:password@host:port/ (AMQP_URL is read too); only `serve` does without"
     )
 
 
 class StoreSettings(Settings):
     database_url: str = Field(
-        default_factory=lambda: os.environ.get("DATABASE_URL", ""),
-        description="Postgres, as postgresql+asyncpg://user:password@host:port/name, or sqlite+aiosqlite:///file; "
-        "DATABASE_URL is read too; without it an SQLite file in the data directory",
+        "",
+        description="postgresql://user:password@host:port/name or sqlite:///path (DATABASE_URL is read too); "
+        "without it an SQLite file in the data directory",
     )
     data_dir: Path = Field(default_factory=default_data_dir, description="where the SQLite file is kept")
 
     @property
     def store_url(self) -> str:
-        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.expanduser().resolve() / 'headrace.db'}"
+        return self.database_url or f"sqlite:///{self.data_dir.expanduser().resolve() / 'headrace.db'}"
 
 
 class HttpSettings(Settings):
-    host: str = Field("127.0.0.1", description="address to listen on; anyone who reaches it may use the service")
+    host: str = Field("127.0.0.1", description="address to listen on; whoever reaches it may use the service")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     request_timeout: float = Field(1800.0, gt=0, description="seconds that a request may take in all")
 
 
+class DrainSettings(Settings):
+    drain_seconds: float = Field(30.0, ge=0, description="seconds that requests under way get to end at shutdown")
+
+
 class WorkerSettings(Settings):
     model: str = Field("demo", description="model folder, .gguf file, hub id (org/name), or demo")
-    served_model_name: str = Field("", description="name in the API; default: from the model's file or folder name")
+    served_model_name: str = Field("", description="name in the API; empty: that of the model's file or folder")
     load_format: Literal["auto", "dummy"] = Field("auto", description="dummy: random weights, for measurements")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of weights and cache")
-    max_model_len: int | None = Field(None, ge=2, description="tokens of prompt and output; default: the model's own")
+    max_model_len: int | None = Field(None, ge=2, description="tokens of prompt and output; unset: the model's own")
     max_running: int = Field(256, ge=1, description="requests in one batch at most")
     max_batched_tokens: int = Field(8192, ge=16, description="tokens computed in one step at most")
-    kv_blocks: int | None = Field(None, ge=1, description="blocks of the KV cache; default: what memory leaves")
-    kv_memory_bytes: int | None = Field(None, ge=1, description="bytes for the KV cache; default: what memory leaves")
+    kv_blocks: int | None = Field(None, ge=1, description="blocks of the KV cache; unset: what memory leaves")
+    kv_memory_bytes: int | None = Field(None, ge=1, description="bytes for the KV cache; unset: what memory leaves")
     gpu_memory_fraction: float = Field(0.9, gt=0, le=1, description="part of the GPU's memory to use in all")
     prefix_caching: bool = Field(True, description="reuse the cache of common prefixes")
-    threads: int | None = Field(None, ge=1, description="CPU threads of the engine; default: torch's choice")
-    drain_seconds: float = Field(30.0, ge=0, description="seconds that running requests get to end at shutdown")
+    threads: int | None = Field(None, ge=1, description="CPU threads of the engine; unset: torch's choice")
     trust_remote_code: bool = Field(False, description="run tokenizer code that comes with the model")
 
     @property
     def model_name(self) -> str:
         """What clients call the model."""
-        if self.served_model_name:
-            return self.served_model_name
-        return DEMO_NAME if self.model == "demo" else Path(self.model).name.removesuffix(".gguf")
+        return self.served_model_name or served_name(self.model)
 
     def engine_config(self) -> EngineConfig:
         return EngineConfig(
@@ -100,41 +139,51 @@ class WorkerSettings(Settings):
         )
 
 
-class ServeSettings(HttpSettings, WorkerSettings, BrokerSettings, StoreSettings):
+class ServeSettings(HttpSettings, WorkerSettings, DrainSettings, BrokerSettings, StoreSettings):
     """Everything in one command: api, jobs and a worker, on the embedded broker and SQLite unless told otherwise."""
 
 
-class ApiCommandSettings(HttpSettings, BrokerSettings, StoreSettings):
-    """The HTTP tier alone. Needs RabbitMQ; holds no state, so run as many as you like."""
+class ApiCommandSettings(HttpSettings, DrainSettings, BrokerSettings, StoreSettings):
+    """The HTTP tier alone. Needs RabbitMQ and a migrated database; holds no state, so run as many as you like."""
 
     processes: int = Field(1, ge=1, description="processes that share the port")
 
 
-class WorkerCommandSettings(WorkerSettings, BrokerSettings):
-    """One worker: a front that talks to RabbitMQ and an engine on one device."""
+class WorkerCommandSettings(WorkerSettings, DrainSettings, BrokerSettings):
+    """One worker: a front that talks to RabbitMQ, and an engine on one device. Needs no database."""
 
 
 class JobsSettings(BrokerSettings, StoreSettings):
-    """The dispatcher (batch lines out) and the recorder (results in)."""
+    """The dispatcher (batch lines out) and the recorder (results in). Needs RabbitMQ and a migrated database."""
 
 
 class MigrateSettings(StoreSettings):
     """Bring the database's schema up to date, or take it back."""
 
-    revision: str = Field("head", description="head, a revision, or base to drop everything")
+    revision: str = Field("", description="where to go; empty: head, or with --down base, which drops everything")
     down: bool = Field(False, description="go down to the revision instead of up")
+
+    @property
+    def target(self) -> str:
+        return self.revision or ("base" if self.down else "head")
 
 
 class TopologySettings(BrokerSettings):
     """Declare exchanges and queues on RabbitMQ; safe to repeat."""
 
-    models: list[str] = Field(default_factory=list, description="also the request queues of these models")
+    models: list[str] = Field(default_factory=list, description="names of models whose request queues to declare too")
 
 
 class PublishSettings(BrokerSettings):
-    """Publish one chat message straight to the queue and print the answer as it comes."""
+    """Publish straight to the queue and print what comes back. Give one of --message, --messages, --prompt, --file;
+    with none of them the message is read from standard input."""
 
-    model: str = Field(description="the model's name in the API")
-    message: str = Field("", description="what to say; default: read from standard input")
+    model: str = Field("demo", description="the model's name in the API, or what its worker has as --model")
+    message: str = Field("", description="what the user says")
+    messages: str = Field("", description='a whole conversation, as JSON: [{"role": ..., "content": ...}, ...]')
+    prompt: str = Field("", description="text to go on from, without a chat template")
+    file: str = Field("", description="jobs, one JSON object a line (docs/queue.md); - is standard input")
     max_tokens: int | None = Field(None, ge=1, description="length of the answer at most")
-    temperature: float = Field(1.0, ge=0, le=2, description="0 picks the likeliest token always")
+    temperature: float = Field(1.0, ge=0, le=2, description="0 always takes the likeliest token")
+    seed: int | None = Field(None, description="makes the answer reproducible")
+    concurrency: int = Field(64, ge=1, description="jobs of a file under way at once")

@@ -1,4 +1,4 @@
-"""Rotary position embedding with optional norms of q and k, and the write of k and v into the paged cache.
+"""Rotary position embedding with optional norms of q and k, and the write of k and v into the paged cache, in one pass.
 
 Rotate-half layout: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin), x1 and x2 the halves of a head (Su et al. 2021,
 arXiv:2104.09864). The cache of a layer is [2, blocks, kv_heads, block_size, head_dim], keys first.
@@ -6,10 +6,97 @@ arXiv:2104.09864). The cache of a layer is [2, blocks, kv_heads, block_size, hea
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from kernels.norm import rms_norm
+
+
+@dataclass
+class CacheSlots:
+    """Where the tokens of a step go in the cache. slots: [tokens] int64, block * block_size + offset."""
+
+    slots: Tensor
+    kv_heads: int
+    block_size: int
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """[tokens * kv_heads]: rows of the cache viewed as [blocks * kv_heads * block_size, head_dim]."""
+        heads = torch.arange(self.kv_heads, device=self.slots.device)
+        blocks = (self.slots // self.block_size)[:, None] * self.kv_heads + heads
+        return (blocks * self.block_size + (self.slots % self.block_size)[:, None]).flatten()
+
+
+@triton.jit
+def _rope_and_cache_kernel(
+    qkv, q_out, cache, slots, positions, cos, sin, q_weight, k_weight, eps, value_offset,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    NORM: tl.constexpr, HALF: tl.constexpr,
+):  # fmt: skip
+    token = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1)
+    column = tl.arange(0, HALF)
+    inside = column < DIM // 2
+    source = qkv + (token * (HEADS + 2 * KV_HEADS) + head) * DIM
+    first = tl.load(source + column, mask=inside, other=0.0)
+    second = tl.load(source + DIM // 2 + column, mask=inside, other=0.0)
+    slot = tl.load(slots + token)
+    if head < HEADS + KV_HEADS:
+        x1, x2 = first.to(tl.float32), second.to(tl.float32)
+        if NORM:
+            weight = q_weight
+            if head >= HEADS:
+                weight = k_weight
+            scale = tl.rsqrt((tl.sum(x1 * x1, 0) + tl.sum(x2 * x2, 0)) / DIM + eps)
+            w1 = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+            w2 = tl.load(weight + DIM // 2 + column, mask=inside, other=0.0).to(tl.float32)
+            x1 = ((x1 * scale).to(first.dtype).to(tl.float32) * w1).to(first.dtype).to(tl.float32)
+            x2 = ((x2 * scale).to(first.dtype).to(tl.float32) * w2).to(first.dtype).to(tl.float32)
+        position = tl.load(positions + token)
+        c = tl.load(cos + position * (DIM // 2) + column, mask=inside, other=0.0)
+        s = tl.load(sin + position * (DIM // 2) + column, mask=inside, other=0.0)
+        first = (x1 * c - x2 * s).to(first.dtype)
+        second = (x2 * c + x1 * s).to(second.dtype)
+    if head < HEADS:
+        target = q_out + (token * HEADS + head) * DIM
+    else:
+        kv_head = (head - HEADS) % KV_HEADS
+        row = ((slot // BLOCK_SIZE) * KV_HEADS + kv_head) * BLOCK_SIZE + slot % BLOCK_SIZE
+        target = cache + row * DIM
+        if head >= HEADS + KV_HEADS:
+            target += value_offset
+    tl.store(target + column, first, mask=inside)
+    tl.store(target + DIM // 2 + column, second, mask=inside)
+
+
+def rope_and_cache_triton(
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    positions: Tensor,
+    kv_cache: Tensor,
+    slots: CacheSlots,
+    heads: int,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    eps: float = 1e-6,
+) -> Tensor:
+    """As rope_and_cache."""
+    _, _, kv_heads, block_size, dim = kv_cache.shape
+    q = qkv.new_empty(qkv.shape[0], heads, dim)
+    grid = (qkv.shape[0], heads + 2 * kv_heads)
+    q_weight, k_weight = (qkv, qkv) if q_norm is None or k_norm is None else (q_norm, k_norm)
+    _rope_and_cache_kernel[grid](
+        qkv, q, kv_cache, slots.slots, positions, cos, sin, q_weight, k_weight, eps, kv_cache.stride(0),
+        heads, kv_heads, dim, block_size, q_norm is not None, triton.next_power_of_2(dim // 2), num_warps=1,
+    )  # fmt: skip
+    return q
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -19,23 +106,21 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
-def rope_and_cache(
+def rope_and_cache_torch(
     qkv: Tensor,
     cos: Tensor,
     sin: Tensor,
+    positions: Tensor,
     kv_cache: Tensor,
-    cache_rows: Tensor,
+    slots: CacheSlots,
     heads: int,
     q_norm: Tensor | None = None,
     k_norm: Tensor | None = None,
     eps: float = 1e-6,
 ) -> Tensor:
-    """Returns rotated q [tokens, heads, head_dim]; writes rotated k, and v, to the cache.
-
-    qkv: [tokens, (heads + 2 kv_heads) * head_dim]. cache_rows: [tokens * kv_heads] int64, the row of each token and
-    kv head in the cache viewed as [blocks * kv_heads * block_size, head_dim]. q_norm, k_norm: [head_dim], RMSNorm weights.
-    """
+    """As rope_and_cache."""
     kv_heads, dim = kv_cache.shape[2], kv_cache.shape[4]
+    cos, sin = cos[positions], sin[positions]
     parts = qkv.view(qkv.shape[0], -1, dim)
     values = parts[:, heads + kv_heads :]
     if q_norm is None or k_norm is None:
@@ -45,6 +130,27 @@ def rope_and_cache(
         queries = rope(rms_norm(parts[:, :heads], q_norm, eps), cos, sin)
         keys = rope(rms_norm(parts[:, heads : heads + kv_heads], k_norm, eps), cos, sin)
     flat = kv_cache.view(2, -1, dim)
-    flat[0].index_copy_(0, cache_rows, keys.reshape(-1, dim))
-    flat[1].index_copy_(0, cache_rows, values.reshape(-1, dim))
+    flat[0].index_copy_(0, slots.rows, keys.reshape(-1, dim))
+    flat[1].index_copy_(0, slots.rows, values.reshape(-1, dim))
     return queries
+
+
+def rope_and_cache(
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    positions: Tensor,
+    kv_cache: Tensor,
+    slots: CacheSlots,
+    heads: int,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    eps: float = 1e-6,
+) -> Tensor:
+    """Returns rotated q [tokens, heads, head_dim]; writes rotated k, and v, to the cache.
+
+    qkv: [tokens, (heads + 2 kv_heads) * head_dim]; cos, sin: [max positions, head_dim / 2] fp32; positions: [tokens]
+    int64; q_norm, k_norm: [head_dim], RMSNorm weights.
+    """
+    run = rope_and_cache_triton if qkv.is_cuda else rope_and_cache_torch
+    return run(qkv, cos, sin, positions, kv_cache, slots, heads, q_norm, k_norm, eps)

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from kernels.prefill_attention import PrefillContext, Span
+from kernels.rope import CacheSlots
 from schemas.messages import SamplingParams
 from tests.engine import tiny
 from workers.engine.engine import InvalidRequest
-from workers.model.batch import Batch, PrefillSpan
+from workers.model.batch import Batch
 from workers.protocol import AddRequest
 
 PROMPTS = [[random.Random(i).randrange(3, 211) for _ in range(1 + 7 * i)] for i in range(6)]
@@ -34,10 +36,9 @@ def test_logits_are_those_of_transformers(family: str) -> None:
     ours = tiny.decoder(model)
     cache = torch.zeros(ours.config.num_layers, 2, 12, ours.config.num_kv_heads, 4, ours.config.head_dim)
     positions = torch.arange(len(ids))
-    heads = torch.arange(ours.config.num_kv_heads)
-    rows = (((positions // 4 + 1)[:, None] * len(heads) + heads) * 4 + (positions % 4)[:, None]).flatten()
-    span = PrefillSpan(0, len(ids), len(ids), torch.arange(1, 10))
-    got = ours.forward(Batch(ids, positions, rows, 0, None, None, [span], None), cache)
+    slots = CacheSlots(positions + 4, ours.config.num_kv_heads, 4)
+    prefill = PrefillContext([Span(0, 0, len(ids), len(ids))], torch.arange(1, 10, dtype=torch.int32)[None])
+    got = ours.forward(Batch(ids, positions, slots, 0, None, prefill, None), cache)
     with torch.no_grad():
         want = model(ids[None]).logits[0]
     assert (got - want).norm() / want.norm() < 1e-5

@@ -48,7 +48,9 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
     blocks = _num_blocks(config, decoder_settings, dtype, device, limit)
     cache = _allocate_cache(decoder_settings, blocks, config.block_size, dtype, device)
     eos = read_generation_defaults(path).eos_token_ids
-    runner = ModelRunner(model, cache, config.max_running, limit, eos)
+    graphs = config.cuda_graphs and device.type == "cuda"
+    runner = ModelRunner(model, cache, config.max_running, limit, eos, cuda_graphs=graphs)
+    runner.warm_up()
     scheduling = SchedulerConfig(
         max_running=config.max_running,
         max_batched_tokens=config.max_batched_tokens,

@@ -83,6 +83,8 @@ class Sampler:
     def sample(self, logits: Tensor, slots: Tensor, host_slots: list[int], lengths: Tensor) -> Sampled:
         """logits: [rows, vocab]; slots, lengths: [rows], lengths being tokens before the sampled one."""
         flags = int(np.bitwise_or.reduce(self.flags[host_slots]))
+        if flags == 0:
+            return Sampled(logits.argmax(-1))
         logits = logits.float()
         raw = logits
         if flags & EDITED:

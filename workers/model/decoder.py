@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from kernels.activation import silu_mul
-from kernels.attention import decode_attention, prefill_attention
+from kernels.decode_attention import decode_attention
 from kernels.norm import add_rms_norm
+from kernels.prefill_attention import prefill_attention
 from kernels.rope import rope_and_cache
 from workers.model.batch import Batch
 from workers.model.config import DecoderConfig, RopeConfig
@@ -93,12 +94,11 @@ class Decoder:
     def forward(self, batch: Batch, kv_cache: Tensor) -> Tensor:
         """Logits [rows, vocab] in the model's dtype."""
         eps = self.config.norm_eps
-        cos, sin = self.cos[batch.positions], self.sin[batch.positions]
         x = self.embedding[batch.tokens]
         residual: Tensor | None = None
         for layer, cache in zip(self.layers, kv_cache, strict=True):
             x, residual = add_rms_norm(x, residual, layer.input_norm, eps)
-            x = self._attention(layer, x, batch, cache, cos, sin)
+            x = self._attention(layer, x, batch, cache)
             x, residual = add_rms_norm(x, residual, layer.mlp_norm, eps)
             x = layer.down(silu_mul(layer.gate_up(x)))
         if batch.logit_rows is not None:
@@ -107,27 +107,25 @@ class Decoder:
         x, _ = add_rms_norm(x, residual, self.final_norm, eps)
         return self.head(x)
 
-    def _attention(self, layer: Layer, x: Tensor, batch: Batch, cache: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def _attention(self, layer: Layer, x: Tensor, batch: Batch, cache: Tensor) -> Tensor:
         config = self.config
         scale = config.head_dim**-0.5
         q = rope_and_cache(
             layer.qkv(x),
-            cos,
-            sin,
+            self.cos,
+            self.sin,
+            batch.positions,
             cache,
-            batch.cache_rows,
+            batch.cache_slots,
             config.num_heads,
             layer.q_norm,
             layer.k_norm,
             config.norm_eps,
         )
         parts = []
-        if batch.num_decode:
-            assert batch.decode_rows is not None
-            assert batch.decode_mask is not None
-            parts.append(decode_attention(q[: batch.num_decode], cache, batch.decode_rows, batch.decode_mask, scale))
-        for span in batch.prefill:
-            queries = q[span.start : span.start + span.count]
-            parts.append(prefill_attention(queries, cache, span.block_table, span.context, scale))
+        if batch.decode is not None:
+            parts.append(decode_attention(q[: batch.num_decode], cache, batch.decode, scale))
+        if batch.prefill is not None:
+            parts.append(prefill_attention(q[batch.num_decode :], cache, batch.prefill, scale))
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
         return layer.output(out.reshape(out.shape[0], -1))

@@ -1,0 +1,80 @@
+"""CUDA graphs of decode-only steps, from the last sampled token to logits, one for each batch-size bucket.
+
+Everything that changes between steps is read from the slots on the device, so a step uploads the slots of its rows, and only
+where they changed. Rows that pad a batch to its bucket run the dummy slot.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workers.engine.slots import Slots
+from workers.model.batch import Batch
+from workers.model.decoder import Decoder
+
+_BUCKETS = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512]
+
+
+class DecodeGraphs:
+    """`run` replays the graph of the smallest bucket that holds the batch."""
+
+    def __init__(self, model: Decoder, kv_cache: Tensor, slots: Slots, max_model_len: int) -> None:
+        self._model, self._kv_cache, self._slots = model, kv_cache, slots
+        self._max_length = max_model_len
+        self._buckets = [size for size in _BUCKETS if size < slots.dummy] + [min(slots.dummy, _BUCKETS[-1])]
+        self.largest = self._buckets[-1]
+        self._rows = torch.full((self.largest,), slots.dummy, dtype=torch.int64, device=slots.device)
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._shown: list[int] = []
+        self._pool: Any = None
+
+    def capture_all(self) -> None:
+        """Capture every bucket, the largest first: the smaller ones fit in its memory."""
+        for size in reversed(self._buckets):
+            self._capture(size)
+
+    def run(self, decode_slots: list[int]) -> tuple[Tensor, Tensor]:
+        """Enqueue a step. Returns the slots [rows] and the logits [rows, vocab], valid until the next run."""
+        count = len(decode_slots)
+        size = next(bucket for bucket in self._buckets if bucket >= count)
+        if size not in self._graphs:
+            self._capture(size)
+        if decode_slots != self._shown:
+            padded = np.full(self.largest, self._slots.dummy, dtype=np.int64)
+            padded[:count] = decode_slots
+            self._rows.copy_(self._slots.upload(padded))
+            self._shown = list(decode_slots)
+        graph, logits = self._graphs[size]
+        graph.replay()
+        return self._rows[:count], logits[:count]
+
+    def _capture(self, size: int) -> None:
+        self._rows.fill_(self._slots.dummy)
+        self._shown = []
+        self._forward(size)  # compiles kernels and makes library handles, which a capture must not
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            logits = self._forward(size)
+        self._pool = graph.pool()
+        self._graphs[size] = (graph, logits)
+
+    def _forward(self, size: int) -> Tensor:
+        slots, rows = self._slots, self._rows[:size]
+        positions = slots.advance(rows)
+        batch = Batch(
+            tokens=slots.last_tokens[rows],
+            positions=positions,
+            cache_slots=slots.cache_slots(rows, positions),
+            num_decode=size,
+            decode=slots.decode_context(rows, self._max_length),
+            prefill=None,
+            logit_rows=None,
+        )
+        logits = self._model.forward(batch, self._kv_cache)
+        slots.lengths[slots.dummy :].zero_()
+        return logits
