@@ -160,8 +160,10 @@ class BatchRun:
             self._ended, self._ended_at = ended, now
         elif now >= self._ended_at + self._settings.stall:
             self._ended_at = now
-            lost = await self._feeder.requeue_if_lost()
-            log.warning("batch %s: no result for %.0f s; %d lines go out again", batch.id, self._settings.stall, lost)
+            if lost := await self._feeder.requeue_if_lost():
+                log.warning(
+                    "batch %s: no result for %.0f s; %d lines go out again", batch.id, self._settings.stall, lost
+                )
 
 
 def _all_ended(batch: BatchRecord) -> bool:

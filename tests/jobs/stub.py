@@ -178,6 +178,22 @@ async def running(work: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterato
             raise outcome
 
 
+async def swallow(broker: MemoryBroker, queue: str, count: int) -> list[Message]:
+    """Take `count` messages off a queue."""
+    taken: asyncio.Queue[Message] = asyncio.Queue()
+
+    async def take(delivery: Delivery) -> None:
+        await delivery.ack()
+        await taken.put(delivery.message)
+
+    consumer = await broker.consume(queue, take, prefetch=1)
+    try:
+        async with asyncio.timeout(5):
+            return [await taken.get() for _ in range(count)]
+    finally:
+        await consumer.cancel()
+
+
 async def connected(hub: MemoryHub) -> MemoryBroker:
     """A broker on this hub."""
     broker = MemoryBroker(hub)

@@ -18,6 +18,8 @@ from api.jobs.recorder import Recorder
 from api.requests import job_from_body
 from api.responses import body_from_result
 from api.store import BatchRecord, Store
+from api.store.files import ABANDONED_AFTER
+from api.store.records import NewItem
 from broker.base import Broker, BrokerUnavailable, PublishRejected
 from broker.memory import MemoryBroker, MemoryHub
 from schemas.messages import Result
@@ -34,6 +36,7 @@ from tests.jobs.stub import (
     read_lines,
     running,
     submit,
+    swallow,
     until_status,
 )
 from tests.store.databases import Clock
@@ -253,6 +256,37 @@ async def test_a_dead_dispatchers_batch_is_taken_over_when_its_lease_ends(
         await until_status(store, batch, "completed")
 
 
+async def test_an_interrupted_validation_begins_anew(broker: MemoryBroker, store: Store, worker: StubWorker) -> None:
+    batch = await submit(store, jsonl(line("a"), line("b")))
+    await store.batches.claim("dead", 15.0, 1)
+    await store.items.add("dead", batch.id, [NewItem(1, "old", f"{batch.id}-1", MODEL, message=b"{}")])
+    await store.batches.release("dead", batch.id)
+    async with jobs(broker, store):
+        done = await until_status(store, batch, "completed")
+    assert [one["custom_id"] for one in await read_lines(store, done.output_file_id)] == ["a", "b"]
+
+
+async def test_files_written_in_vain_leave_nothing_behind(
+    broker: MemoryBroker, store: Store, worker: StubWorker, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = 2
+    finish = store.batches.finish
+
+    async def refuse(*args: Any) -> bool:
+        nonlocal refusals
+        refusals -= 1
+        return refusals < 0 and await finish(*args)
+
+    monkeypatch.setattr(store.batches, "finish", refuse)
+    batch = await submit(store, jsonl(line("a"), line("b", "fail")))
+    async with jobs(broker, store):
+        done = await until_status(store, batch, "completed")
+    assert refusals == -1
+    assert len(await read_lines(store, done.error_file_id)) == 1
+    clock.now += 10 * ABANDONED_AFTER
+    assert await store.files.purge() == 0
+
+
 async def test_a_lost_lease_stops_the_run(
     broker: MemoryBroker, store: Store, worker: StubWorker, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -270,11 +304,9 @@ async def test_a_lost_lease_stops_the_run(
         await in_flight(store, batch, 1)
         await eventually(stolen)
         await eventually(noticed)
-        async with running(Recorder(broker, store).run):
-            worker.gate.set()
-            await in_flight(store, batch, 0)
+        assert await store.items.requeue(batch.id) == 1
         await asyncio.sleep(0.05)
-    assert (await store.batches.get("me", batch.id)).status == "in_progress"
+    assert len(worker.jobs) == 1
     assert await store.batches.finalize("thief", batch.id)
 
 
@@ -378,9 +410,10 @@ async def test_lines_that_the_broker_lost_go_out_again(hub: MemoryHub, broker: M
     async with jobs(broker, store, replace(SETTINGS, stall=0.05)):
         await in_flight(store, batch, 2)
         await asyncio.sleep(0.1)
-        assert len(hub.queues[QUEUE].ready) == 2
-        hub.queues[QUEUE].ready.clear()
+        assert await broker.queue_depth(QUEUE) == 2
         connection = await connected(hub)
+        await swallow(connection, QUEUE, 2)
+        assert await broker.queue_depth(QUEUE) == 0
         worker = StubWorker(connection)
         await worker.start()
         done = await until_status(store, batch, "completed")

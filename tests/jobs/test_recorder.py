@@ -9,11 +9,11 @@ import pytest
 
 from api.jobs.recorder import PREFETCH, Recorder
 from api.store import Store, StoreUnavailable, UsageTotal
-from broker.base import BrokerUnavailable, Delivery, Message
+from broker.base import BrokerUnavailable, Message
 from broker.memory import MemoryBroker, MemoryHub
 from schemas.messages import Result, encode
 from schemas.topology import DEAD, RESULTS, RESULTS_KEY
-from tests.jobs.stub import FaultyBroker, connected, eventually, running
+from tests.jobs.stub import FaultyBroker, connected, eventually, running, swallow
 from tests.store.databases import result_of
 
 
@@ -33,11 +33,14 @@ async def until_settled(recorder: Recorder, count: int) -> None:
     await eventually(settled)
 
 
-async def unacknowledged(broker: MemoryBroker) -> int:
+async def unacknowledged(hub: MemoryHub, broker: MemoryBroker) -> int:
     """What the broker would deliver again if this connection ended; ends it."""
-    hub = broker.hub
     await broker.close()
-    return len(hub.queues[RESULTS].ready)
+    other = await connected(hub)
+    try:
+        return await other.queue_depth(RESULTS)
+    finally:
+        await other.close()
 
 
 class Unsteady:
@@ -62,7 +65,7 @@ class Unsteady:
         return await self._record_many(batch)
 
 
-async def test_results_reach_the_ledger_once_each(broker: MemoryBroker, store: Store) -> None:
+async def test_results_reach_the_ledger_once_each(hub: MemoryHub, broker: MemoryBroker, store: Store) -> None:
     direct = result_of("a", prompt_tokens=3)
     await publish(broker, direct, result_of("b", "failed"), direct)
     recorder = Recorder(broker, store)
@@ -71,7 +74,7 @@ async def test_results_reach_the_ledger_once_each(broker: MemoryBroker, store: S
     assert (recorder.counts.recorded, recorder.counts.duplicates) == (2, 1)
     assert await store.results.get("me", "a") == direct
     assert await store.results.usage("me") == [UsageTotal("tiny", 2, 3, 0, 0)]
-    assert await unacknowledged(broker) == 0
+    assert await unacknowledged(hub, broker) == 0
 
 
 async def test_results_that_queue_up_share_transactions(
@@ -87,18 +90,18 @@ async def test_results_that_queue_up_share_transactions(
 
 
 async def test_nothing_is_acknowledged_before_the_commit(
-    broker: MemoryBroker, store: Store, monkeypatch: pytest.MonkeyPatch
+    hub: MemoryHub, broker: MemoryBroker, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unsteady = Unsteady(store, monkeypatch)
     unsteady.gate.clear()
     await publish(broker, result_of("a"), result_of("b"))
     async with running(Recorder(broker, store).run):
         await unsteady.reached.wait()
-        assert await unacknowledged(broker) == 2
+        assert await unacknowledged(hub, broker) == 2
 
 
 async def test_results_wait_for_a_database_that_is_away(
-    broker: MemoryBroker, store: Store, monkeypatch: pytest.MonkeyPatch
+    hub: MemoryHub, broker: MemoryBroker, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unsteady = Unsteady(store, monkeypatch, failures=2)
     await publish(broker, result_of("a"))
@@ -106,7 +109,7 @@ async def test_results_wait_for_a_database_that_is_away(
     async with running(recorder.run):
         await until_settled(recorder, 1)
     assert (unsteady.calls, recorder.counts.failures, recorder.counts.recorded) == (3, 2, 1)
-    assert await unacknowledged(broker) == 0
+    assert await unacknowledged(hub, broker) == 0
 
 
 async def test_stopping_gives_back_what_is_not_recorded(
@@ -117,7 +120,7 @@ async def test_stopping_gives_back_what_is_not_recorded(
     async with running(Recorder(broker, store).run):
         await unsteady.reached.wait()
     monkeypatch.undo()
-    assert len(hub.queues[RESULTS].ready) == PREFETCH + 10
+    assert await broker.queue_depth(RESULTS) == PREFETCH + 10
     again = Recorder(broker, store)
     async with running(again.run):
         await until_settled(again, PREFETCH + 10)
@@ -139,7 +142,7 @@ async def test_a_malformed_result_is_dead_lettered_with_its_reason(
     assert str(letter.headers["reason"]).startswith("malformed Result: ")
     assert letter.headers["source"] == RESULTS
     assert (recorder.counts.dead, recorder.counts.recorded) == (1, 1)
-    assert await unacknowledged(broker) == 0
+    assert await unacknowledged(hub, broker) == 0
 
 
 async def test_values_that_the_database_refuses_do_not_hold_up_the_others(
@@ -181,15 +184,7 @@ async def test_the_recorder_waits_for_its_broker(hub: MemoryHub, store: Store, b
 async def next_of(hub: MemoryHub, queue: str) -> Message:
     """The next message of a queue, over a connection of its own."""
     connection = await connected(hub)
-    found: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-
-    async def take(delivery: Delivery) -> None:
-        found.set_result(delivery.message)
-        await delivery.ack()
-
-    await connection.consume(queue, take, prefetch=1)
     try:
-        async with asyncio.timeout(5):
-            return await found
+        return (await swallow(connection, queue, 1))[0]
     finally:
         await connection.close()
