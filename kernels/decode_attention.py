@@ -130,7 +130,7 @@ def decode_attention_triton(q: Tensor, kv_cache: Tensor, context: DecodeContext,
     out = torch.empty_like(q)
     splits = num_splits(count, kv_heads, context.max_length)
     partial = q.new_empty((count * heads, splits, dim + 2) if splits > 1 else (1,), dtype=torch.float32)
-    group, wide = heads // kv_heads, triton.next_power_of_2(dim)
+    group, wide = heads // kv_heads, max(16, triton.next_power_of_2(dim))
     _decode_kernel[(count, kv_heads, splits)](
         q, kv_cache, context.block_tables, context.lengths, context.slots, out, partial, scale,
         context.block_tables.stride(0), kv_cache.stride(0),

@@ -118,7 +118,7 @@ def prefill_attention_triton(q: Tensor, kv_cache: Tensor, context: PrefillContex
     keys = 64 if q.element_size() == 2 else 32
     _prefill_kernel[(heads, len(tiles))](
         q, kv_cache, context.block_tables, tiles, out, scale, context.block_tables.stride(0), kv_cache.stride(0),
-        heads, kv_heads, dim, block_size, triton.next_power_of_2(dim), _QUERIES, keys,
+        heads, kv_heads, dim, block_size, max(16, triton.next_power_of_2(dim)), _QUERIES, keys,
         num_warps=8, num_stages=3 if q.element_size() == 2 else 1,
     )  # fmt: skip
     return out

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from kernels.prefill_attention import PrefillContext, Span
+from kernels.prefill_attention import PrefillContext, Span, plan_tiles
 from kernels.rope import CacheSlots
 from schemas.messages import SamplingParams
 from tests.engine import tiny
@@ -16,6 +16,7 @@ from workers.engine.engine import InvalidRequest
 from workers.model.batch import Batch
 from workers.protocol import AddRequest
 
+pytestmark = pytest.mark.gpu if tiny.DEVICE.type == "cuda" else []
 PROMPTS = [[random.Random(i).randrange(3, 211) for _ in range(1 + 7 * i)] for i in range(6)]
 
 
@@ -34,11 +35,14 @@ def test_logits_are_those_of_transformers(family: str) -> None:
     model = tiny.reference(family)
     ids = torch.tensor(PROMPTS[5])
     ours = tiny.decoder(model)
-    cache = torch.zeros(ours.config.num_layers, 2, 12, ours.config.num_kv_heads, 4, ours.config.head_dim)
-    positions = torch.arange(len(ids))
+    shape = (ours.config.num_layers, 2, 12, ours.config.num_kv_heads, 4, ours.config.head_dim)
+    cache = torch.zeros(shape, device=tiny.DEVICE)
+    positions = torch.arange(len(ids), device=tiny.DEVICE)
+    spans = [Span(0, 0, len(ids), len(ids))]
     slots = CacheSlots(positions + 4, ours.config.num_kv_heads, 4)
-    prefill = PrefillContext([Span(0, 0, len(ids), len(ids))], torch.arange(1, 10, dtype=torch.int32)[None])
-    got = ours.forward(Batch(ids, positions, slots, 0, None, prefill, None), cache)
+    tables = torch.arange(1, 10, dtype=torch.int32, device=tiny.DEVICE)[None]
+    prefill = PrefillContext(spans, tables, torch.from_numpy(plan_tiles(spans)).to(tiny.DEVICE))
+    got = ours.forward(Batch(ids.to(tiny.DEVICE), positions, slots, 0, None, prefill, None), cache).cpu()
     with torch.no_grad():
         want = model(ids[None]).logits[0]
     assert (got - want).norm() / want.norm() < 1e-5

@@ -16,6 +16,7 @@ from workers.model.decoder import Decoder
 from workers.model.families.registry import decoder_config
 from workers.protocol import AddRequest, TokenOutput
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SIZES: dict[str, Any] = dict(
     hidden_size=48,
     intermediate_size=96,
@@ -66,7 +67,7 @@ def reference(family: str = "llama") -> Any:
 def decoder(model: Any, dtype: torch.dtype = torch.float32) -> Decoder:
     state = model.state_dict()
     config = decoder_config({**model.config.to_dict(), "architectures": [type(model).__name__]})
-    return Decoder(config, lambda name, shape: state[name].view(shape).to(dtype), max_positions=256)
+    return Decoder(config, lambda name, shape: state[name].view(shape).to(DEVICE, dtype), max_positions=256)
 
 
 def engine(model: Any, *, blocks: int = 128, block_size: int = 4, **scheduling: Any) -> Engine:
@@ -74,8 +75,8 @@ def engine(model: Any, *, blocks: int = 128, block_size: int = 4, **scheduling: 
     config = SchedulerConfig(**{**settings, **scheduling})
     ours = decoder(model)
     shape = (ours.config.num_layers, 2, blocks, ours.config.num_kv_heads, block_size, ours.config.head_dim)
-    runner = ModelRunner(ours, torch.full(shape, torch.nan), config.max_running, config.max_model_len, [2])
-    runner.kv_cache.zero_()
+    graphs = DEVICE.type == "cuda"
+    runner = ModelRunner(ours, torch.zeros(shape, device=DEVICE), config.max_running, config.max_model_len, [2], graphs)
     return Engine(Scheduler(config, BlockPool(blocks)), runner, [2], ours.config.vocab_size, asynchronous=False)
 
 
