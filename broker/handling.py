@@ -58,7 +58,12 @@ class BodyPump:
         self.dropped = 0
         self._handler = handler
         self._bodies: asyncio.Queue[bytes] = asyncio.Queue(BODY_BUFFER)
-        self._stopped = False
+        self._task: asyncio.Task[None] | None = None
+        self._is_handling = False
+        self._is_stopped = False
+
+    def start(self, tasks: TaskSet) -> None:
+        self._task = tasks.start(self._run())
 
     def put(self, body: bytes) -> None:
         try:
@@ -69,14 +74,17 @@ class BodyPump:
                 logger.warning("a slow handler has lost %d transient messages so far", self.dropped)
 
     def stop(self) -> None:
-        """End after the body in hand."""
-        self._stopped = True
+        """End, but let the handler finish with the body in its hand: it may be the one that stops the pump."""
+        self._is_stopped = True
+        if self._task is not None and not self._is_handling:
+            self._task.cancel()
 
-    async def run(self) -> None:
-        while not self._stopped:
+    async def _run(self) -> None:
+        while not self._is_stopped:
             body = await self._bodies.get()
-            if not self._stopped:
-                await self._handle(body)
+            self._is_handling = True
+            await self._handle(body)
+            self._is_handling = False
 
     async def _handle(self, body: bytes) -> None:
         try:

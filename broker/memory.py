@@ -63,8 +63,12 @@ class _Consumer:
         self._unacked: dict[_Entry, None] = {}
 
     @property
+    def unacked(self) -> int:
+        return len(self._unacked)
+
+    @property
     def has_room(self) -> bool:
-        return len(self._unacked) < self._prefetch
+        return self.unacked < self._prefetch
 
     def deliver(self, entry: _Entry) -> None:
         self._unacked[entry] = None
@@ -77,6 +81,11 @@ class _Consumer:
         del self._unacked[entry]
         self.queue.dispatch()
         return True
+
+    @property
+    def is_done(self) -> bool:
+        """Cancelled, and all that it was given is settled."""
+        return not self._unacked and self not in self.queue.consumers
 
     def take_unacked(self) -> list[_Entry]:
         entries = list(self._unacked)
@@ -92,11 +101,15 @@ class _DurableQueue:
         self._dead_letter = dead_letter
         self._new: deque[_Entry] = deque()
         self._returned: deque[_Entry] = deque()
-        self._consumers: deque[_Consumer] = deque()
+        self.consumers: deque[_Consumer] = deque()
 
     @property
     def depth(self) -> int:
         return len(self._new) + len(self._returned)
+
+    @property
+    def unsettled(self) -> int:
+        return self.depth + sum(consumer.unacked for consumer in self.consumers)
 
     @property
     def is_full(self) -> bool:
@@ -134,20 +147,20 @@ class _DurableQueue:
             consumer.deliver((self._returned or self._new).popleft())
 
     def _next_consumer(self) -> _Consumer | None:
-        for _ in range(len(self._consumers)):
-            consumer = self._consumers[0]
-            self._consumers.rotate(-1)
+        for _ in range(len(self.consumers)):
+            consumer = self.consumers[0]
+            self.consumers.rotate(-1)
             if consumer.has_room:
                 return consumer
         return None
 
     def add_consumer(self, consumer: _Consumer) -> None:
-        self._consumers.append(consumer)
+        self.consumers.append(consumer)
         self.dispatch()
 
     def remove_consumer(self, consumer: _Consumer) -> None:
-        if consumer in self._consumers:
-            self._consumers.remove(consumer)
+        if consumer in self.consumers:
+            self.consumers.remove(consumer)
 
 
 class _TransientQueue:
@@ -194,18 +207,26 @@ class MemoryHub:
             self._bind(queue.name, exchange, "")
         self._queues[queue.name] = queue
 
-    def remove_transient(self, name: str) -> None:
-        self._queues.pop(name, None)
+    def remove_transient(self, queue: _TransientQueue) -> None:
+        self._queues.pop(queue.name, None)
         for keys in self._bindings.values():
             for bound in keys.values():
-                if name in bound:
-                    bound.remove(name)
+                if queue.name in bound:
+                    bound.remove(queue.name)
+        queue.pump.stop()
+
+    def has(self, queue: _TransientQueue) -> bool:
+        return queue.name in self._queues
 
     def durable(self, name: str) -> _DurableQueue:
         queue = self._queues.get(name)
         if not isinstance(queue, _DurableQueue):
             raise BrokerError(f"no queue {name}: declare the topology first")
         return queue
+
+    def unsettled(self, name: str) -> int:
+        """Messages of a durable queue that are not acknowledged, waiting or delivered to a consumer that goes on."""
+        return self.durable(name).unsettled
 
     def publish(self, exchange: str, routing_key: str, message: Message) -> None:
         """Raises Unroutable, or PublishRejected where any of the queues is full; the others have the message then."""
@@ -256,8 +277,7 @@ class _TransientSubscription:
         return self._queue.name
 
     async def cancel(self) -> None:
-        self._hub.remove_transient(self._queue.name)
-        self._queue.pump.stop()
+        self._hub.remove_transient(self._queue)
 
 
 class MemoryBroker:
@@ -268,15 +288,15 @@ class MemoryBroker:
         self._open = False
         self._tasks = TaskSet()
         self._consumers: list[_Consumer] = []
-        self._transients: list[_TransientSubscription] = []
+        self._transients: list[_TransientQueue] = []
 
     async def connect(self) -> None:
         self._open = True
 
     async def close(self) -> None:
         self._open = False
-        for subscription in self._transients:
-            await subscription.cancel()
+        for queue in self._transients:
+            self._hub.remove_transient(queue)
         # Every consumer leaves before anything goes back, or it would come back to this closed client.
         for consumer in self._consumers:
             consumer.queue.remove_consumer(consumer)
@@ -321,7 +341,7 @@ class MemoryBroker:
         if prefetch < 1:
             raise ValueError("prefetch must be at least 1")
         consumer = _Consumer(self._hub.durable(queue), handler, prefetch, self._tasks)
-        self._consumers.append(consumer)
+        self._consumers = [*(kept for kept in self._consumers if not kept.is_done), consumer]
         consumer.queue.add_consumer(consumer)
         return _ConsumerSubscription(consumer)
 
@@ -330,10 +350,9 @@ class MemoryBroker:
         pump = BodyPump(handler)
         queue = _TransientQueue(f"headrace.exclusive.{uuid.uuid4().hex}", pump)
         self._hub.add_transient(queue, exchange)
-        self._tasks.start(pump.run())
-        subscription = _TransientSubscription(self._hub, queue)
-        self._transients.append(subscription)
-        return subscription
+        pump.start(self._tasks)
+        self._transients = [*filter(self._hub.has, self._transients), queue]
+        return _TransientSubscription(self._hub, queue)
 
     async def queue_depth(self, queue: str) -> int:
         self._require_open()

@@ -1,0 +1,99 @@
+"""AmqpBroker: one client of RabbitMQ."""
+
+from __future__ import annotations
+
+from broker.amqp.consumer import RPC_TIMEOUT, Consumer, DurableConsumer, TransientConsumer
+from broker.amqp.declare import declare
+from broker.amqp.errors import bounded
+from broker.amqp.link import Link, ReopeningChannel, close_channel, open_channel
+from broker.amqp.publisher import Publisher
+from broker.base import PUBLISH_TIMEOUT, BodyHandler, Handler, Message, Subscription
+from broker.handling import TaskSet
+from schemas.topology import Topology
+
+DECLARE_TIMEOUT = 30.0
+
+
+class AmqpBroker:
+    """Publishes and consumes on two connections, so that a publisher which RabbitMQ throttles still gets its messages.
+
+    `url` is amqp[s]://user:password@host:port/vhost; a `heartbeat` (seconds) in its query replaces the default. `name`
+    is what RabbitMQ shows of the connections. What was declared is declared again after a reconnection.
+    """
+
+    def __init__(self, url: str, name: str = "headrace") -> None:
+        self._publishing = Link(url, f"{name}.publish", self._declare_again)
+        self._consuming = Link(url, f"{name}.consume")
+        self._publisher = Publisher(self._publishing)
+        self._questions = ReopeningChannel(self._publishing, confirms=False)
+        self._declared: list[Topology] = []
+        self._consumers: list[Consumer] = []
+        self._tasks = TaskSet()
+
+    async def connect(self) -> None:
+        await self._publishing.open()
+        try:
+            await self._consuming.open()
+        except BaseException:
+            await self._publishing.close()
+            raise
+
+    async def close(self) -> None:
+        for consumer in self._consumers:
+            await consumer.stop()
+        self._consumers.clear()
+        await self._consuming.close()  # gives back what is unacknowledged, before its handlers are stopped
+        await self._tasks.cancel()
+        await self._publishing.close()
+
+    async def declare(self, topology: Topology) -> None:
+        async with bounded("declaring the topology", DECLARE_TIMEOUT):
+            channel = await open_channel(self._publishing)
+            try:
+                await declare(channel, topology, self._broker_version())
+            finally:
+                await close_channel(channel)
+        if topology not in self._declared:
+            self._declared.append(topology)
+
+    async def _declare_again(self) -> None:
+        for topology in self._declared:
+            await self.declare(topology)
+
+    def _broker_version(self) -> tuple[int, ...]:
+        transport = self._publishing.connection.transport
+        assert transport is not None
+        version = transport.connection.server_properties["version"]
+        text = version.decode() if isinstance(version, bytes) else str(version)
+        return tuple(int(part) for part in text.split("-")[0].split("+")[0].split(".") if part.isdigit())
+
+    async def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        message: Message,
+        *,
+        confirm: bool = True,
+        timeout: float = PUBLISH_TIMEOUT,
+    ) -> None:
+        publish = self._publisher.confirmed if confirm else self._publisher.unconfirmed
+        await publish(exchange, routing_key, message, timeout)
+
+    async def consume(self, queue: str, handler: Handler, *, prefetch: int) -> Subscription:
+        if prefetch < 1:
+            raise ValueError("prefetch must be at least 1")
+        return await self._started(DurableConsumer(self._consuming, self._tasks, queue, handler, prefetch))
+
+    async def subscribe(self, handler: BodyHandler, *, exchange: str | None = None) -> Subscription:
+        return await self._started(TransientConsumer(self._consuming, self._tasks, handler, exchange))
+
+    async def _started(self, consumer: Consumer) -> Consumer:
+        await consumer.start()
+        self._consumers = [*(kept for kept in self._consumers if not kept.is_cancelled), consumer]
+        return consumer
+
+    async def queue_depth(self, queue: str) -> int:
+        async with bounded(f"asking for the depth of {queue}", RPC_TIMEOUT):
+            channel = await self._questions.get()
+            declared = await channel.declare_queue(queue, passive=True)
+        return declared.declaration_result.message_count or 0
