@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import uvloop
 
-from cli.parts import amqp_broker, connected, dispatcher, opened_store, recorder, stop_signal, until
+from api.jobs.recorder import Recorder
+from cli.lifecycle import Parts, StopSignal, say
+from cli.services import amqp_broker, connected, make_dispatcher, opened_store
 from cli.settings import JobsSettings
 
 
-def run_jobs(settings: JobsSettings) -> None:
-    """Run until SIGINT or SIGTERM. Raises StartError."""
+def run(settings: JobsSettings) -> None:
+    """Work until SIGINT or SIGTERM. Raises StartError, PartEnded."""
     uvloop.run(_run(settings))
 
 
 async def _run(settings: JobsSettings) -> None:
-    stop = stop_signal()
+    stop = StopSignal().install()
     async with (
-        opened_store(settings, migrate=False) as store,
+        opened_store(settings) as store,
         connected(amqp_broker(settings, "headrace-jobs")) as broker,
     ):
-        await until(stop, recorder(broker, store).run(), dispatcher(broker, store).run())
+        parts = Parts()
+        parts.start("recorder", Recorder(broker, store).run())
+        parts.start("dispatcher", make_dispatcher(broker, store).run())
+        say("ready: dispatching batches, recording results")
+        try:
+            await parts.wait(stop)
+        finally:
+            await parts.cancel("dispatcher", "recorder")
+    say("stopped")

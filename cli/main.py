@@ -12,8 +12,10 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
 from cli import settings as declared
-from cli.errors import StartError
+from cli.errors import PartEnded, StartError
 
+TALKATIVE = ("aiormq", "alembic", "httpx", "uvicorn")
+EXIT_FAILED = 1
 EXIT_CANNOT_START = 2
 
 
@@ -27,7 +29,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "serve": Command(declared.ServeSettings, "cli.serve", "everything in one: HTTP, jobs and a worker, nothing else to run"),
+    "serve": Command(declared.ServeSettings, "cli.serve", "everything in one: HTTP, jobs and a worker"),
     "api": Command(declared.ApiCommandSettings, "cli.api", "the HTTP tier"),
     "worker": Command(declared.WorkerCommandSettings, "cli.worker", "a worker: takes requests, runs the engine"),
     "jobs": Command(declared.JobsSettings, "cli.jobs", "dispatcher and recorder"),
@@ -55,7 +57,7 @@ def usage() -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command. Ends the process with 2 and one line on stderr where it cannot start."""
+    """Run one command. Ends the process with one line on stderr and 2 where it cannot start, 1 where it fails later."""
     given = sys.argv[1:] if arguments is None else arguments
     match given:
         case []:
@@ -82,6 +84,8 @@ def run(name: str, arguments: list[str]) -> None:
         import_module(command.module).run(settings)
     except StartError as error:
         fail(str(error))
+    except PartEnded as error:
+        fail(str(error), EXIT_FAILED)
 
 
 def parse(name: str, kind: type[declared.Settings], arguments: list[str]) -> declared.Settings:
@@ -98,15 +102,19 @@ def parse(name: str, kind: type[declared.Settings], arguments: list[str]) -> dec
 
 
 def configure_logging(settings: declared.Settings) -> None:
+    """To stderr. Libraries that tell of each of their steps are heard with debug only."""
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    if settings.log_level != "debug":
+        for name in TALKATIVE:
+            logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def fail(message: str) -> NoReturn:
-    """One line on stderr, exit code 2."""
+def fail(message: str, code: int = EXIT_CANNOT_START) -> NoReturn:
+    """One line on stderr, and the end."""
     print(f"headrace: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(EXIT_CANNOT_START)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -3,78 +3,111 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 import uvloop
+from fastapi import FastAPI
 
+from api.jobs.recorder import Recorder
+from api.probes import not_ready
 from broker.base import Broker
 from broker.memory import MemoryBroker, MemoryHub
-from cli.parts import (
-    amqp_broker,
-    bound_socket,
-    connected,
-    dispatcher,
-    http_server,
-    make_worker,
-    opened_store,
-    recorder,
-    run_http,
-    run_worker,
-    stop_signal,
-    until,
-)
+from cli.http import HttpServer, address_of, http_config, listen, make_app, who_may_come
+from cli.lifecycle import Parts, StopSignal, say
+from cli.services import amqp_broker, connected, make_dispatcher, opened_store
 from cli.settings import ServeSettings
+from cli.worker import load_worker
+from schemas.topology import RESULTS
+from workers.front.worker import Worker
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+POLL_SECONDS = 0.05
+RECORD_TIMEOUT = 10.0
 
 
-def serve(settings: ServeSettings) -> None:
-    """Run until SIGINT or SIGTERM. Raises StartError."""
+def run(settings: ServeSettings) -> None:
+    """Serve until SIGINT or SIGTERM. Raises StartError, PartEnded."""
     uvloop.run(_serve(settings))
 
 
 async def _serve(settings: ServeSettings) -> None:
-    stop = stop_signal()
-    hub = MemoryHub()
-
-    def broker(name: str) -> Broker:
-        return amqp_broker(settings, name) if settings.amqp_url else MemoryBroker(hub)
-
-    listener = bound_socket(settings)
+    stop = StopSignal().install()
+    hub = None if settings.amqp_url else MemoryHub()
+    listener = listen(settings)
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(opened_store(settings, migrate=True))
-        door = await stack.enter_async_context(connected(broker("headrace-api")))
-        ledger = await stack.enter_async_context(connected(broker("headrace-jobs")))
-        queue = await stack.enter_async_context(connected(broker("headrace-worker")))
-        say(f"loading {settings.model} ...")
-        worker = await make_worker(queue, settings)
-        server = http_server(door, store, settings)
-        address = f"http://{settings.host}:{listener.getsockname()[1]}"
-        await until(
-            stop,
-            run_http(server, listener),
-            recorder(ledger, store).run(),
-            dispatcher(ledger, store).run(),
-            run_worker(worker, stop, settings.drain_seconds),
-            _announce(address, settings),
-        )
+        clients = [
+            await stack.enter_async_context(connected(_broker(settings, hub, name)))
+            for name in ("headrace-api", "headrace-jobs", "headrace-worker")
+        ]
+        app = make_app(clients[0], store, settings)
+        server = HttpServer(http_config(app, settings))
+        parts = Parts()
+        parts.start("HTTP server", server.serve([listener]))
+        parts.start("recorder", Recorder(clients[1], store).run())
+        parts.start("dispatcher", make_dispatcher(clients[1], store).run())
+        service = Service(settings, parts, server, app, hub)
+        try:
+            await service.serve(stop, clients[2], address_of(listener))
+        finally:
+            await service.close()
     say("stopped")
 
 
-async def _announce(address: str, settings: ServeSettings) -> None:
-    where = "the embedded broker" if not settings.amqp_url else "RabbitMQ"
-    say(f"ready: {settings.model_name} at {address}/v1 ({where})")
-    if settings.host in LOOPBACK:
-        say("open to this machine only, without keys; --host makes it reachable from others")
-    else:
-        say(f"open to everyone who reaches {settings.host}: there are no keys")
-    say(
-        f"try: curl {address}/v1/chat/completions -H 'content-type: application/json' "
-        f"""-d '{{"model": "{settings.model_name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'"""
-    )
-    await asyncio.Event().wait()
+def _broker(settings: ServeSettings, hub: MemoryHub | None, name: str) -> Broker:
+    return amqp_broker(settings, name) if hub is None else MemoryBroker(hub)
 
 
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+@dataclass
+class Service:
+    """The running parts, and the order in which they stop."""
+
+    settings: ServeSettings
+    parts: Parts
+    server: HttpServer
+    app: FastAPI
+    hub: MemoryHub | None
+    worker: Worker | None = None
+
+    async def serve(self, stop: StopSignal, broker: Broker, address: str) -> None:
+        """Load the worker, announce, and serve until told to stop. Raises StartError, PartEnded."""
+        self.worker = await stop.unless(load_worker(broker, self.settings))
+        if self.worker is None:
+            return
+        self.parts.start("worker", self.worker.run())
+        self.parts.start("announcement", self._announce(address))
+        await self.parts.wait(stop)
+
+    async def _announce(self, address: str) -> None:
+        """Say once that the service is ready, and how to use it."""
+        while await not_ready(self.app.state.services):  # noqa: ASYNC110 (three services, none of them has an event)
+            await asyncio.sleep(POLL_SECONDS)
+        name = self.settings.model_name
+        say(f"ready: {name} at {address}/v1 ({'RabbitMQ' if self.hub is None else 'embedded broker'})")
+        say(who_may_come(self.settings))
+        body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+        say(f"try: curl {address}/v1/chat/completions -H 'content-type: application/json' -d '{body}'")
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        """No new work in; what is under way gets its time; then what has ended is recorded."""
+        say(f"stopping: requests under way get up to {self.settings.drain_seconds:g} s")
+        self.server.should_exit = True
+        await self.parts.cancel("announcement", "dispatcher")
+        if self.worker is not None:
+            await self.parts.join("worker", self.worker.drain(self.settings.drain_seconds))
+        if self.hub is not None:
+            # Nobody is left to serve what still waits in this process's queues.
+            await self.app.state.services.client.close()
+            await self._recorded(self.hub)
+        await self.parts.join("HTTP server", timeout=self.settings.drain_seconds + 5)
+        await self.parts.cancel()
+
+    async def _recorded(self, hub: MemoryHub) -> None:
+        """Wait until every Result is in the store: the embedded queue ends with the process."""
+        try:
+            async with asyncio.timeout(RECORD_TIMEOUT):
+                while hub.unsettled(RESULTS):  # noqa: ASYNC110 (once, at the end)
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError:
+            say(f"{hub.unsettled(RESULTS)} results could not be recorded")

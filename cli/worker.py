@@ -2,23 +2,104 @@
 
 from __future__ import annotations
 
-import sys
+import asyncio
+import os
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
+import msgspec
 import uvloop
+from transformers import PreTrainedTokenizerBase
 
-from cli.parts import amqp_broker, connected, make_worker, run_worker, stop_signal, until
-from cli.settings import WorkerCommandSettings
+from broker.base import Broker
+from cli.errors import StartError
+from cli.lifecycle import Parts, StopSignal, say
+from cli.services import amqp_broker, connected
+from cli.settings import WorkerCommandSettings, WorkerSettings
+from workers.front.engine_client import EngineStartError, ProcessEngine
+from workers.front.text import TextProcessor
+from workers.front.worker import Worker
+from workers.model.loaders.config import GenerationDefaults, read_generation_defaults
+from workers.model.loaders.errors import ModelLoadError
+from workers.model.loaders.resolve import resolve
+from workers.model.loaders.tokenizer import load_tokenizer
+
+STILL_LOADING_SECONDS = 10.0
 
 
 def run(settings: WorkerCommandSettings) -> None:
-    """Run until SIGINT or SIGTERM. Raises StartError."""
+    """Serve until SIGINT or SIGTERM. Raises StartError, PartEnded."""
     uvloop.run(_run(settings))
 
 
 async def _run(settings: WorkerCommandSettings) -> None:
-    stop = stop_signal()
+    stop = StopSignal().install()
     async with connected(amqp_broker(settings, "headrace-worker")) as broker:
-        print(f"loading {settings.model} ...", file=sys.stderr, flush=True)
-        worker = await make_worker(broker, settings)
-        print(f"ready: {settings.model_name}", file=sys.stderr, flush=True)
-        await until(stop, run_worker(worker, stop, settings.drain_seconds))
+        worker = await stop.unless(load_worker(broker, settings))
+        if worker is None:
+            return
+        parts = Parts()
+        parts.start("worker", worker.run())
+        say(f"ready: serving {settings.model_name} from the queue")
+        try:
+            await parts.wait(stop)
+            say(f"stopping: running requests get up to {settings.drain_seconds:g} s")
+            await parts.join("worker", worker.drain(settings.drain_seconds))
+        finally:
+            await parts.cancel()
+    say("stopped")
+
+
+async def load_worker(broker: Broker, settings: WorkerSettings) -> Worker:
+    """Load tokenizer and engine, saying so. Raises StartError. The worker's `run` closes the engine."""
+    async with _progress(settings.model):
+        path, tokenizer, defaults = await _load_text(settings)
+        engine = ProcessEngine(msgspec.structs.replace(settings.engine_config(), model=str(path)))
+        worker = Worker(
+            broker,
+            engine,
+            TextProcessor(tokenizer),
+            model=settings.model_name,
+            worker_id=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}",
+            sampling_defaults=defaults.sampling,
+        )
+        try:
+            await worker.start()
+        except EngineStartError as error:
+            raise StartError(f"the engine cannot start: {error}") from error
+        except asyncio.CancelledError:
+            await engine.close()
+            raise
+    return worker
+
+
+async def _load_text(settings: WorkerSettings) -> tuple[Path, PreTrainedTokenizerBase, GenerationDefaults]:
+    try:
+        path = await asyncio.to_thread(resolve, settings.model)
+        tokenizer = await asyncio.to_thread(load_tokenizer, path, trust_remote_code=settings.trust_remote_code)
+        return path, tokenizer, await asyncio.to_thread(read_generation_defaults, path)
+    except ModelLoadError as error:
+        raise StartError(f"cannot load the model: {error}") from error
+
+
+@asynccontextmanager
+async def _progress(model: str) -> AsyncIterator[None]:
+    """Say that the model loads, from time to time that it still does, and how long it took."""
+    started = time.monotonic()
+    say(f"loading {model} ...")
+    telling = asyncio.create_task(_still(model, started))
+    try:
+        yield
+    finally:
+        telling.cancel()
+    say(f"loaded {model} in {time.monotonic() - started:.1f} s")
+
+
+async def _still(model: str, started: float) -> None:
+    while True:
+        await asyncio.sleep(STILL_LOADING_SECONDS)
+        say(f"still loading {model}, {time.monotonic() - started:.0f} s so far")

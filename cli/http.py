@@ -1,0 +1,78 @@
+"""The HTTP server, under the command's own control of signals."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from api.app import create_app
+from api.settings import ApiSettings
+from api.store import Store
+from broker.base import Broker
+from cli.errors import StartError
+from cli.settings import ApiCommandSettings, HttpSettings, ServeSettings
+
+BACKLOG = 2048
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn without its signal handlers: the command decides when to stop."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen(settings: HttpSettings) -> socket.socket:
+    """A listening socket. Raises StartError where the address cannot be had."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((settings.host, settings.port))
+        made.listen(BACKLOG)
+    except OSError as error:
+        made.close()
+        reason = error.strerror or str(error)
+        raise StartError(
+            f"cannot listen on {settings.host} port {settings.port}: {reason}; try another --port"
+        ) from error
+    return made
+
+
+def address_of(listener: socket.socket) -> str:
+    """The server's URL, as this machine reaches it."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def who_may_come(settings: HttpSettings) -> str:
+    """In one line, who can use the service: there are no keys."""
+    if settings.host in LOOPBACK:
+        return "open to this machine only, without keys; --host opens it to others"
+    return f"open to everyone who reaches {settings.host}: there are no keys"
+
+
+def make_app(broker: Broker, store: Store, settings: HttpSettings) -> FastAPI:
+    return create_app(broker=broker, store=store, settings=ApiSettings(request_timeout=settings.request_timeout))
+
+
+def http_config(app: object, settings: ApiCommandSettings | ServeSettings, *, factory: bool = False) -> uvicorn.Config:
+    """uvicorn on uvloop and httptools; logging is the command's own."""
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        factory=factory,
+        loop="uvloop",
+        http="httptools",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        workers=getattr(settings, "processes", 1),
+        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+    )

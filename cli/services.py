@@ -1,0 +1,91 @@
+"""Opens what a command works with: a broker's connection, the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from api.jobs.dispatcher import Dispatcher
+from api.requests import job_from_body
+from api.responses import body_from_result
+from api.store import Store, StoreError
+from api.store.migrate import upgrade
+from broker.base import Broker, BrokerError
+from cli.errors import StartError
+from cli.settings import BrokerSettings, StoreSettings
+from schemas.topology import topology
+
+CONNECT_TIMEOUT = 15.0
+MIGRATE_TIMEOUT = 600.0
+
+
+@asynccontextmanager
+async def connected(broker: Broker, models: tuple[str, ...] = ()) -> AsyncIterator[Broker]:
+    """The broker, connected, its topology declared, with the request queues of `models`. Raises StartError."""
+    try:
+        await asyncio.wait_for(broker.connect(), CONNECT_TIMEOUT)
+        await asyncio.wait_for(broker.declare(topology(models)), CONNECT_TIMEOUT)
+    except (BrokerError, TimeoutError) as error:
+        await broker.close()
+        reason = str(error) or f"no answer within {CONNECT_TIMEOUT:g} s"
+        raise StartError(f"cannot use the broker: {reason}; check --amqp-url, and that RabbitMQ runs there") from error
+    try:
+        yield broker
+    finally:
+        await broker.close()
+
+
+def amqp_broker(settings: BrokerSettings, name: str) -> Broker:
+    """A RabbitMQ client. Raises StartError without a usable address."""
+    from broker.amqp import AmqpBroker
+
+    if not settings.amqp_url:
+        raise StartError("no broker: give --amqp-url or set AMQP_URL; `headrace serve` alone brings its own")
+    if urlsplit(settings.amqp_url).scheme not in ("amqp", "amqps"):
+        raise StartError(f"--amqp-url: {settings.amqp_url!r} does not begin with amqp:// or amqps://")
+    return AmqpBroker(settings.amqp_url, name=name)
+
+
+@asynccontextmanager
+async def opened_store(settings: StoreSettings, *, migrate: bool = False) -> AsyncIterator[Store]:
+    """The store; with `migrate` its schema is brought up to date first. Raises StartError."""
+    store = await _open(settings, migrate)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def _open(settings: StoreSettings, migrate: bool) -> Store:
+    try:
+        prepare_data_dir(settings)
+        store = Store(settings.store_url)
+        if migrate:
+            await asyncio.wait_for(upgrade(settings.store_url), MIGRATE_TIMEOUT)
+        await store.open()
+        await store.batches.list("", limit=1)  # a table: is the schema there?
+    except StoreError as error:
+        raise StartError(
+            f"cannot use the database: {_first_line(error)}; is it up, and has `headrace migrate` run?"
+        ) from error
+    except (SQLAlchemyError, ArgumentError, OSError, ValueError, TimeoutError) as error:
+        raise StartError(f"cannot open the database: {_first_line(error)}; check --database-url") from error
+    return store
+
+
+def prepare_data_dir(settings: StoreSettings) -> None:
+    """Make the folder of the SQLite file. Raises OSError."""
+    if not settings.database_url:
+        settings.data_dir.expanduser().mkdir(parents=True, exist_ok=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def make_dispatcher(broker: Broker, store: Store) -> Dispatcher:
+    return Dispatcher(broker, store, parse=job_from_body, render=body_from_result)
