@@ -37,7 +37,7 @@ def expired() -> Ending:
 class JobRun:
     """A job from its delivery to its Result.
 
-    `epoch` is the delivery's count, `run_epoch` that of the delivery which started the job here: they differ after a lost
+    `epoch` is the delivery's count, `run_epoch` that of the delivery which started it here: they differ after a lost
     connection. `streaming` says whether deltas go to the reader, `shown` which tokens it had when the job came here.
     `ended` resolves with the ending, or None where the job is left to another worker; `settled` with whether its Result
     is confirmed.

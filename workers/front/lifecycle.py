@@ -167,7 +167,8 @@ class JobLifecycle:
         deadline = run.job.deadline
         if run.epoch >= MAX_ATTEMPTS:
             return failed(f"gave up after {run.epoch} attempts", bury=True)
-        if self._cancelled.pop(run.job.id, self) is None:
+        if run.job.id in self._cancelled:
+            del self._cancelled[run.job.id]
             return Ending("cancelled")
         if deadline is not None and deadline <= time.time():
             return expired()
