@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.model.loaders.errors import ModelLoadError
-from workers.model.loaders.gguf_file import ARCHITECTURES, GGUFFile
+from workers.model.loaders.gguf_file import ARCHITECTURES, GGUFFile, open_gguf
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
@@ -33,13 +33,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_config(path: Path) -> dict[str, Any]:
     """config.json, or what a GGUF file's metadata says in its words. Raises ModelLoadError."""
-    return _gguf_config(GGUFFile(path)) if path.is_file() else read_json(path / "config.json")
+    return _gguf_config(open_gguf(path)) if path.is_file() else read_json(path / "config.json")
 
 
 def read_generation_defaults(path: Path) -> GenerationDefaults:
     """From generation_config.json, else config.json, or from a GGUF file's tokenizer."""
     if path.is_file():
-        file = GGUFFile(path)
+        file = open_gguf(path)
         ids = [file.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")]
         return GenerationDefaults(sorted({int(token) for token in ids if token is not None}))
     given = path / "generation_config.json"

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from workers.model.loaders.config import read_config, read_generation_defaults
-from workers.model.loaders.gguf_file import GGUFFile
+from workers.model.loaders.gguf_file import open_gguf
 from workers.model.loaders.tokenizer import load_tokenizer
 
 
@@ -21,7 +21,7 @@ def export_folder(source: Path, out: Path, dtype: torch.dtype) -> Path:
     (out / "config.json").write_text(json.dumps(config, indent=1))
     eos = read_generation_defaults(source).eos_token_ids
     (out / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
-    file = GGUFFile(source)
+    file = open_gguf(source)
     tensors = {name: file.tensor(name).to(dtype).contiguous() for name in file.names()}
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     load_tokenizer(source).save_pretrained(out)

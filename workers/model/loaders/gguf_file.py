@@ -6,6 +6,7 @@ adjacent pairs; here they come back in the rotate-half order.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,38 @@ def gguf_name(name: str) -> str:
     return f"blk.{layer}.{_LAYER_NAMES[part]}.{kind}"
 
 
+class _Reader(gguf.GGUFReader):  # type: ignore[misc]
+    """Reads through a plain array: each slice of a memmap costs four times as much, and a vocabulary has 740,000."""
+
+    data: Any
+
+    def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+        if isinstance(self.data, np.memmap):
+            self.data = self.data.view(np.ndarray)
+        return super()._get(offset, dtype, count, override_order)
+
+
+@lru_cache(maxsize=1)
+def _open(path: Path, _size: int, _changed: int) -> GGUFFile:
+    return GGUFFile(path)
+
+
+def open_gguf(path: Path) -> GGUFFile:
+    """The file, parsed once for all who read it one after the other: parsing takes a second. Raises ModelLoadError."""
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise ModelLoadError(f"{path} cannot be read: {error.strerror}") from error
+    return _open(path, state.st_size, state.st_mtime_ns)
+
+
 class GGUFFile:
     """A memory-mapped GGUF file. Raises ModelLoadError where it is corrupt or truncated."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._reader = gguf.GGUFReader(path)
+            self._reader = _Reader(path)
         except Exception as error:  # the parser raises whatever the broken bytes lead it to
             raise ModelLoadError(f"{path} is not a readable GGUF file: {error}") from error
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from workers.model.loaders.config import read_json
 from workers.model.loaders.errors import ModelLoadError
-from workers.model.loaders.gguf_file import GGUFFile
+from workers.model.loaders.gguf_file import open_gguf
 
 
 class WeightSource(Protocol):
@@ -34,7 +34,7 @@ def check_shape(path: Path, name: str, tensor: Tensor, shape: tuple[int, ...]) -
 
 class GGUFWeights:
     def __init__(self, path: Path) -> None:
-        self._file = GGUFFile(path)
+        self._file = open_gguf(path)
 
     def get(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
         tensor = check_shape(self._file.path, name, self._file.tensor(name), shape)
