@@ -8,8 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from broker.base import BrokerUnavailable, Delivery, Handler, Message
-from broker.memory import MemoryBroker, MemoryHub
+from broker.base import Broker, BrokerUnavailable, Delivery, Handler, Message
 from schemas.messages import Control, Delta, Frame, Job, Result, ResumeQuery, SamplingParams, Status, decode, encode
 from schemas.topology import CONTROL, DEAD, REQUESTS, RESULTS, STATUS, request_key, request_queue, topology
 from tests.front import tokenizers
@@ -36,7 +35,7 @@ def reply_with(text: str) -> Callable[[Sequence[int], int], int]:
 class Reader:
     """Keeps what came of each job, as a client would: drops stale epochs and known offsets, fails on a gap."""
 
-    def __init__(self, broker: MemoryBroker, *, answers: bool = True) -> None:
+    def __init__(self, broker: Broker, *, answers: bool = True) -> None:
         self.frames: list[Frame] = []
         self.epochs: defaultdict[str, int] = defaultdict(int)
         self.tokens: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
@@ -113,23 +112,27 @@ class TrackedDelivery:
         await self._inner.reject(requeue=requeue)
 
 
-class WorkerBroker(MemoryBroker):
-    """A worker's connection, which can be lost: then nothing gets out any more."""
+class WorkerBroker:
+    """A worker's connection, which can be `lost`: then nothing gets out any more, or `silent`: then what is not confirmed
+    gets lost without an error."""
 
-    def __init__(self, hub: MemoryHub) -> None:
-        super().__init__(hub)
+    def __init__(self, inner: Broker) -> None:
         self.unsettled: set[TrackedDelivery] = set()
-        self.lost = False
+        self.lost = self.silent = False
+        self._inner = inner
+        self.connect, self.close, self.declare = inner.connect, inner.close, inner.declare
+        self.subscribe, self.queue_depth = inner.subscribe, inner.queue_depth
 
     async def consume(self, queue: str, handler: Handler, *, prefetch: int) -> Any:
-        return await super().consume(
+        return await self._inner.consume(
             queue, lambda delivery: handler(TrackedDelivery(delivery, self.unsettled)), prefetch=prefetch
         )
 
     async def publish(self, exchange: str, routing_key: str, message: Message, **options: Any) -> None:
         if self.lost:
             raise BrokerUnavailable("the connection is lost")
-        await super().publish(exchange, routing_key, message, **options)
+        if not self.silent:
+            await self._inner.publish(exchange, routing_key, message, **options)
 
 
 class Sink:
@@ -156,11 +159,11 @@ class Sink:
 
 
 class Bench:
-    """Hub, client, reader and sinks; makes workers."""
+    """Client, reader and sinks on one broker; makes workers."""
 
-    def __init__(self) -> None:
-        self.hub = MemoryHub()
-        self.client = MemoryBroker(self.hub)
+    def __init__(self, new_broker: Callable[[], Broker]) -> None:
+        self.new_broker = new_broker
+        self.client = new_broker()
         self.reader = Reader(self.client)
         self.results, self.dead = Sink(), Sink()
         self.statuses: list[Status] = []
@@ -180,7 +183,7 @@ class Bench:
     ) -> tuple[FakeEngine, Worker]:
         """Start a worker whose model says `text`."""
         engine = FakeEngine(reply_with(text), vocab_size=len(TOKENIZER), eos=EOS)
-        connection = broker or WorkerBroker(self.hub)
+        connection = broker or WorkerBroker(self.new_broker())
         await connection.connect()
         options = {"resume_timeout": 0.05, "status_interval": 60.0, **options}
         name = f"w{next(self._names)}"

@@ -44,8 +44,8 @@ def result(job: str = "j") -> Result:
     return Result(job=job, model="m", outcome="completed")
 
 
-def sender(broker: Any) -> FrameSender:
-    return FrameSender(broker, "w")
+def sender(broker: Any, patience: float = 5.0) -> FrameSender:
+    return FrameSender(broker, "w", patience=patience)
 
 
 async def test_frames_go_to_each_reader_unconfirmed() -> None:
@@ -94,12 +94,24 @@ async def test_one_slow_reader_does_not_hold_up_another() -> None:
 
 async def test_a_lost_frame_is_counted_and_its_result_reported() -> None:
     broker = StubBroker(BrokerUnavailable("gone"))
-    frames = sender(broker)
+    frames = sender(broker, patience=0.0)
     with pytest.raises(BrokerUnavailable, match="gone"):
         await frames.send_result("a", result())
     assert frames.lost_frames == 1
     await frames.send_query("a", ResumeQuery(job="j", epoch=1))
     assert broker.frames("a")[0].queries == [ResumeQuery(job="j", epoch=1)]
+
+
+async def test_a_frame_is_tried_again_and_what_follows_waits_for_it() -> None:
+    broker = StubBroker(BrokerUnavailable("gone"))
+    frames = sender(broker)
+    frames.post("a", delta(0))
+    frames.flush()
+    await asyncio.sleep(0)
+    frames.post("a", delta(1))
+    await frames.send_result("a", result())
+    assert [[d.offset for d in frame.deltas] for frame in broker.frames("a")] == [[0], [1]]
+    assert frames.lost_frames == 0
 
 
 async def test_results_are_retried_until_confirmed() -> None:

@@ -73,7 +73,7 @@ class UnconfirmedBroker(WorkerBroker):
 
 @pytest.mark.parametrize("sampling", [{}, {"max_tokens": 4}, {"stop": ["fox"]}])
 async def test_what_was_shown_to_its_end_is_not_run_again(bench: Bench, sampling: dict[str, Any]) -> None:
-    first, _ = await bench.worker(broker=UnconfirmedBroker(bench.hub))
+    first, _ = await bench.worker(broker=UnconfirmedBroker(bench.new_broker()))
     await bench.submit(bench.job(sampling=sampling, store_output=True))
     await first.until_running(1)
     await first.play()
@@ -151,21 +151,34 @@ async def test_a_job_that_is_not_streamed_starts_over(bench: Bench) -> None:
 
 
 async def test_a_gap_is_repaired_when_the_reader_says_what_it_has(bench: Bench) -> None:
-    broker = WorkerBroker(bench.hub)
+    broker = WorkerBroker(bench.new_broker())
     engine, _ = await bench.worker(broker=broker)
     await bench.submit(bench.job())
     await engine.until_running(1)
     await engine.step(4)
     await bench.settle()
-    broker.lost = True
+    broker.silent = True
     await engine.step(5)
     await bench.settle()
-    broker.lost = False
+    broker.silent = False
     await bench.reader.say_shown("j1", 0)
     await bench.settle()
     await engine.play()
     await bench.reader.result("j1")
     assert bench.reader.texts["j1", 0] == REPLY
+
+
+async def test_what_the_broker_does_not_take_is_sent_when_it_is_back(bench: Bench) -> None:
+    broker = WorkerBroker(bench.new_broker())
+    engine, _ = await bench.worker(broker=broker)
+    await bench.submit(bench.job())
+    await engine.until_running(1)
+    await engine.step(4)
+    broker.lost = True
+    await engine.play()
+    broker.lost = False
+    result = await bench.reader.result("j1")
+    assert (bench.reader.texts["j1", 0], result.epoch, bench.reader.queries) == (REPLY, 0, [])
 
 
 class Redelivery:
@@ -180,16 +193,16 @@ class Redelivery:
 
 
 async def test_after_a_lost_connection_the_running_job_goes_on(bench: Bench) -> None:
-    broker = WorkerBroker(bench.hub)
+    broker = WorkerBroker(bench.new_broker())
     engine, worker = await bench.worker(broker=broker)
     await bench.submit(bench.job())
     await engine.until_running(1)
     await engine.step(4)
     await bench.settle()
-    broker.lost = True
+    broker.silent = True
     await engine.step(5)
     await bench.settle()
-    broker.lost = False
+    broker.silent = False
     again = TrackedDelivery(Redelivery(bench.job(), 1), broker.unsettled)
     sharing = asyncio.create_task(worker._lifecycle.handle(again))
     await bench.settle()

@@ -251,7 +251,7 @@ class FailingBroker(WorkerBroker):
 
 
 async def test_a_job_is_acknowledged_only_after_its_result_is_confirmed(bench: Bench) -> None:
-    broker = FailingBroker(bench.hub)
+    broker = FailingBroker(bench.new_broker())
     engine, worker = await bench.worker("hello", broker=broker)
     worker._results._first_delay = 0.01
     await bench.submit(bench.job())
@@ -281,7 +281,8 @@ class MuteBroker(WorkerBroker):
 
 
 async def test_a_job_whose_reader_could_not_be_told_is_delivered_again(bench: Bench) -> None:
-    engine, _ = await bench.worker("hello", broker=MuteBroker(bench.hub))
+    engine, worker = await bench.worker("hello", broker=MuteBroker(bench.new_broker()))
+    worker._frames._patience = 0.0
     await bench.submit(bench.job())
     await engine.until_running(1)
     await engine.play()

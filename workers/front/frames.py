@@ -1,19 +1,26 @@
 """One Frame per reader and engine step, in order, without confirmation.
 
 While a frame is under way, what comes after it is collected into the next: a slow broker makes frames larger, not more.
-What is collected is bounded by the output of the running jobs.
+What is collected is bounded by the output of the running jobs. A frame that the broker does not take is tried again for a
+while: should it arrive twice, the reader knows its offsets.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass, field
 
 from broker.base import Broker, BrokerError, Message
 from schemas.messages import Delta, Frame, Result, ResumeQuery, encode
 
 logger = logging.getLogger(__name__)
+
+PATIENCE = 10.0
+"""Seconds for which a frame is tried again. A connection comes back within, or its deliveries go to another worker."""
+FIRST_DELAY = 0.05
+MAX_DELAY = 1.0
 
 
 @dataclass(slots=True)
@@ -38,11 +45,12 @@ class _Pending:
 class FrameSender:
     """Collects deltas, results and queries by reader (the name of its reply queue) and publishes them as frames."""
 
-    def __init__(self, broker: Broker, worker_id: str) -> None:
+    def __init__(self, broker: Broker, worker_id: str, *, patience: float = PATIENCE) -> None:
         self._broker = broker
         self._worker_id = worker_id
         self._pending: dict[str, _Pending] = {}
         self._senders: dict[str, asyncio.Task[None]] = {}
+        self._patience = patience
         self.lost_frames = 0
 
     def post(self, reader: str, delta: Delta) -> None:
@@ -66,7 +74,8 @@ class FrameSender:
         await self._sent(reader)
 
     async def close(self) -> None:
-        """Wait for the frames under way; each has the broker's time limit."""
+        """Wait for the frames under way; none is tried again."""
+        self._patience = 0.0
         if self._senders:
             await asyncio.wait(list(self._senders.values()))
 
@@ -92,11 +101,23 @@ class FrameSender:
     async def _send(self, reader: str, pending: _Pending) -> None:
         frame = Frame(worker=self._worker_id, deltas=pending.deltas, results=pending.results, queries=pending.queries)
         try:
-            await self._broker.publish("", reader, Message(encode(frame)), confirm=False)
+            await self._publish(reader, Message(encode(frame)))
         except BrokerError as error:
-            # The reader sees the gap by the next offset, or the job is delivered again: both repair it.
+            # The reader sees the gap by the next offset and says what it has, or the job is delivered again.
             self.lost_frames += 1
             logger.warning("a frame for %s was lost: %s", reader, error)
             pending.settle(error)
         else:
             pending.settle(None)
+
+    async def _publish(self, reader: str, message: Message) -> None:
+        started, delay = time.monotonic(), FIRST_DELAY
+        while True:
+            try:
+                await self._broker.publish("", reader, message, confirm=False)
+                return
+            except BrokerError:
+                if time.monotonic() - started + delay > self._patience:
+                    raise
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, MAX_DELAY)

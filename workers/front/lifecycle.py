@@ -131,8 +131,6 @@ class JobLifecycle:
             ending = await self._ending(run)
             if ending is not None and await self._settle(run, ending, delivery):
                 run.settled.set_result(True)
-        except Exception:
-            logger.exception("job %s could not be ended", job.id)
         finally:
             self._running.forget(run)
         if not run.settled.result():
