@@ -1,52 +1,82 @@
 # Headrace. `make demo` and `make test` do all the set-up that they need.
+#
+#   PYTHON       the Python to make the environment from, 3.11 or later
+#   VENV         where the environment is made
+#   TORCH_INDEX  where torch comes from, if not from PyPI. PyPI's build for Linux on x86-64 brings CUDA, some gigabytes;
+#                https://download.pytorch.org/whl/cpu has one without.
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
+TORCH_INDEX ?=
+TORCH := torch==2.13.0
+
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+RUNTIME := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
+
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format services bench-cpu test-gpu schemas clean
+.PHONY: help install demo serve check format services test test-gpu bench-cpu schemas lock clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
-$(STAMP): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Headrace needs Python 3.11 or later: set PYTHON=..."; exit 1; }
-	@echo "making $(VENV) (torch, transformers and the rest; a few minutes the first time)"
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch==2.13.0" "numpy<2.4"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
-	@touch $(STAMP)
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Headrace needs Python 3.11 or later; $(PYTHON) is not. Say which: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 
-demo: $(STAMP)  ## the service, a streamed answer and a batch, then shut down
-	$(BIN)/python -m cli.demo
+# torch first and alone: it is the long download, and pip shows its progress.
+$(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing $(TORCH)"
+	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	@echo "installing the other dependencies: a minute or two"
+	@$(PIP) --quiet --editable .
+	@touch $@
 
-serve: $(STAMP)  ## the service on port 8000 until Ctrl-C
-	$(BIN)/headrace serve
+$(DEV): $(RUNTIME)
+	@echo "installing what checks and tests need"
+	@$(PIP) --quiet --editable ".[dev]"
+	@touch $@
 
-check: $(STAMP)  ## format, lint, strict types, import rules
+install: $(RUNTIME)  ## the environment, with what the service needs
+
+demo: $(RUNTIME)  ## the service, a streamed answer and a batch, then shut down
+	@$(BIN)/python -m cli.demo
+
+serve: $(RUNTIME)  ## the service on port 8000 until Ctrl-C
+	@$(BIN)/headrace serve
+
+check: $(DEV)  ## format, lint, strict types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(STAMP)  ## rewrite files in the project's format
+format: $(DEV)  ## rewrite files in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 services:
 	@bash tests/install_services.sh
 
-test: $(STAMP) check services  ## check, then all tests (RabbitMQ and Postgres are started by the suite)
+test: check services  ## check, then all tests; installs RabbitMQ and Postgres where they are missing and it can
 	$(BIN)/python -m pytest -q -m "not gpu"
 
-test-gpu: $(STAMP)  ## the tests that need a CUDA device
+test-gpu: $(DEV)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -q -m gpu
 
-bench-cpu: $(STAMP)  ## Headrace and transformers side by side on this CPU
-	$(BIN)/headrace bench cpu
+bench-cpu: $(RUNTIME)  ## Headrace and transformers side by side on this CPU
+	@$(BIN)/headrace bench cpu
 
-schemas: $(STAMP)  ## write the JSON Schemas of the wire messages
+schemas: $(RUNTIME)  ## write the JSON Schemas of the wire messages
 	$(BIN)/python -m schemas.export
 
+lock: $(DEV)  ## pin what the pinned packages depend on
+	@{ sed -n '/^#/p' constraints.txt; \
+	   $(BIN)/python -m pip freeze --exclude-editable | grep -ivE '^(torch|triton|nvidia|cuda)' | LC_ALL=C sort -f; \
+	} > constraints.new && mv constraints.new constraints.txt
+
 clean:  ## remove what make made
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -23,33 +22,32 @@ from workers.model.loaders.demo import DEMO_NAME
 START_TIMEOUT = 600.0
 STOP_TIMEOUT = 60.0
 BATCH_TIMEOUT = 600.0
-QUESTION = "In two sentences: what is a mill race, and what does it drive?"
-TOPICS = [
-    "France",
-    "Japan",
-    "Kenya",
-    "Peru",
-    "Canada",
-    "Egypt",
-    "Norway",
-    "India",
-    "Brazil",
-    "Spain",
-    "Greece",
-    "Ireland",
-    "Vietnam",
-    "Ghana",
-    "Chile",
-    "Poland",
-    "Nepal",
-    "Cuba",
-    "Iceland",
-    "Morocco",
-]
+QUESTION = "Explain in two sentences what a message queue is for."
+COUNTRIES = (
+    *("France", "Japan", "Kenya", "Peru", "Canada", "Egypt", "Norway", "India", "Brazil", "Spain"),
+    *("Greece", "Ireland", "Vietnam", "Ghana", "Chile", "Poland", "Nepal", "Cuba", "Iceland", "Morocco"),
+)
+NEXT = """
+[bold]Next[/bold]
+  make serve       the same service, up on port 8000 until Ctrl-C
+  make test        every check and every test
+  make bench-cpu   Headrace and transformers side by side on this CPU"""
 
 
 def main() -> None:
     console = Console(highlight=False)
+    started = time.monotonic()
+    try:
+        _demonstrate(console)
+    except KeyboardInterrupt:
+        raise SystemExit("\nstopped") from None
+    except httpx.HTTPError as error:
+        raise SystemExit(f"the demo's request failed: {type(error).__name__}: {error}") from error
+    console.print(f"\nDone in {time.monotonic() - started:.0f} s.")
+    console.print(NEXT)
+
+
+def _demonstrate(console: Console) -> None:
     with (
         tempfile.TemporaryDirectory() as data_dir,
         _service(console, data_dir) as url,
@@ -57,9 +55,7 @@ def main() -> None:
     ):
         _stream(console, client)
         _batch(console, client)
-    console.print("\n[bold]Next:[/bold] make serve       the same service, up on port 8000")
-    console.print("      make test        every check and test")
-    console.print("      make bench-cpu   Headrace and transformers side by side")
+        console.print()
 
 
 @contextmanager
@@ -69,17 +65,23 @@ def _service(console: Console, data_dir: str) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "cli.main", "serve", "--port", str(port), "--data-dir", data_dir]
-    child = subprocess.Popen([*command, "--log-level", "warning"], env=dict(os.environ))
-    url = f"http://127.0.0.1:{port}"
+    child = subprocess.Popen([*command, "--log-level", "warning"])
     try:
-        with console.status("starting the service"):
-            _wait_ready(url, child)
-        yield url
+        _wait_ready(f"http://127.0.0.1:{port}", child)
+        yield f"http://127.0.0.1:{port}"
     finally:
-        child.send_signal(signal.SIGTERM)
-        code = child.wait(STOP_TIMEOUT)
+        code = _stop(child)
     if code != 0:
         raise SystemExit(f"the service ended with exit code {code}")
+
+
+def _stop(child: subprocess.Popen[bytes]) -> int:
+    child.send_signal(signal.SIGTERM)
+    try:
+        return child.wait(STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        return child.wait()
 
 
 def _wait_ready(url: str, child: subprocess.Popen[bytes]) -> None:
@@ -128,7 +130,7 @@ def _usage(usage: dict[str, Any]) -> str:
 
 
 def _batch(console: Console, client: httpx.Client) -> None:
-    console.print(f"\n[bold]A batch of {len(TOPICS)} lines[/bold]")
+    console.print(f"\n[bold]A batch of {len(COUNTRIES)} lines[/bold]")
     lines = [
         {
             "custom_id": country,
@@ -141,13 +143,13 @@ def _batch(console: Console, client: httpx.Client) -> None:
                 "temperature": 0,
             },
         }
-        for country in TOPICS
+        for country in COUNTRIES
     ]
     content = "\n".join(json.dumps(line) for line in lines).encode()
     file = _ok(client.post("/v1/files", data={"purpose": "batch"}, files={"file": ("capitals.jsonl", content)}))
     request = {"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     batch = _poll(console, client, _ok(client.post("/v1/batches", json=request)))
-    if batch["status"] != "completed" or batch["request_counts"]["completed"] != len(TOPICS):
+    if batch["status"] != "completed" or batch["request_counts"]["completed"] != len(COUNTRIES):
         raise SystemExit(f"the batch ended as {batch['status']}: {json.dumps(batch)}")
     output = client.get(f"/v1/files/{batch['output_file_id']}/content").text
     for line in map(json.loads, output.splitlines()):
@@ -162,7 +164,7 @@ def _poll(console: Console, client: httpx.Client, batch: dict[str, Any]) -> dict
     limit = time.monotonic() + BATCH_TIMEOUT
     columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(batch["status"], total=len(TOPICS))
+        task = progress.add_task(batch["status"], total=len(COUNTRIES))
         while time.monotonic() < limit:
             batch = _ok(client.get(f"/v1/batches/{batch['id']}"))
             counts = batch["request_counts"]
