@@ -46,7 +46,9 @@ async def engine() -> AsyncIterator[ProcessEngine]:
     engine = ProcessEngine(CONFIG, target=engine_children.echo, close_timeout=0.2)
     assert (await engine.start()).max_running == 7
     yield engine
+    had_died = engine.died.done()
     await engine.close()
+    assert engine.died.done() == had_died, "an end that was asked for is no death"
     assert engine._process is not None
     assert engine._process.exitcode is not None
 

@@ -340,6 +340,22 @@ async def test_status_is_announced_at_the_start_and_on_request(bench: Bench) -> 
     assert bench.statuses[-1].queued_tokens == len(ids("hello world")) + 20
 
 
+async def test_an_engine_without_requests_is_announced_as_idle(bench: Bench) -> None:
+    engine, worker = await bench.worker()
+    await bench.submit(bench.job())
+    await engine.until_running(1)
+    await engine.step()
+    await bench.control("cancel", "j1")
+    await bench.reader.result("j1")
+    await bench.settle()
+    busy = worker._running.busy_seconds
+    await bench.control("announce")
+    await bench.settle()
+    assert (bench.statuses[-1].running, bench.statuses[-1].queued_tokens) == (0, 0)
+    await engine.step()
+    assert worker._running.busy_seconds == busy > 0
+
+
 async def test_status_is_repeated(bench: Bench) -> None:
     await bench.worker(status_interval=0.01)
     async with asyncio.timeout(5):

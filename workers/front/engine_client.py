@@ -129,7 +129,7 @@ class ProcessEngine:
         self._outgoing: list[ToEngine] = []
         self._process: BaseProcess | None = None
         self._pipe: MessagePipe | None = None
-        self._failure: str | None = None
+        self._closing = False
 
     @property
     def died(self) -> asyncio.Future[str]:
@@ -163,6 +163,7 @@ class ProcessEngine:
     async def close(self) -> None:
         if self._process is None or self._pipe is None:
             return
+        self._closing = True
         self._send(Shutdown())
         for end in (self._process.terminate, self._process.kill):
             if await self._wait_exit():
@@ -221,5 +222,5 @@ class ProcessEngine:
         self._end(f"the engine process ended with exit code {self._process.exitcode}")
 
     def _end(self, reason: str) -> None:
-        if not self._died.done():
+        if not self._closing and not self._died.done():
             self._died.set_result(reason)

@@ -6,6 +6,8 @@ import logging
 import time
 from collections.abc import Sequence
 
+import msgspec
+
 from workers.front.choice import ChoiceContext, ChoiceRun, StopTokens
 from workers.front.detokenize import Vocabulary
 from workers.front.engine_client import EngineClient
@@ -32,10 +34,15 @@ class RunningJobs:
         self._eos = tuple(eos_token_ids)
         self._requests: dict[str, tuple[JobRun, ChoiceRun]] = {}
         self.by_id: dict[str, JobRun] = {}
-        self.stats = EngineStats(0, 0, 0, 0, 0, 0, 0)
+        self._stats = EngineStats(0, 0, 0, 0, 0, 0, 0)
         self.tokens_made = 0
         self.busy_seconds = 0.0
         self._last_step = 0.0
+
+    @property
+    def stats(self) -> EngineStats:
+        """The engine's load. An engine whose last request was aborted makes no further step to say that it is idle."""
+        return self._stats if self._requests else msgspec.structs.replace(self._stats, running=0, waiting=0)
 
     @property
     def queued_tokens(self) -> int:
@@ -61,6 +68,8 @@ class RunningJobs:
             self._post(run, choice, len(choice.tokens), "")
             return
         request_id = run.request_id(choice.index)
+        if not self._requests:
+            self._last_step = time.monotonic()
         self._requests[request_id] = (run, choice)
         request = AddRequest(
             request_id,
@@ -86,12 +95,12 @@ class RunningJobs:
         self._frames.flush()
 
     def _note(self, stats: EngineStats) -> None:
-        """Time counts as busy when the step before left work to do."""
+        """Time counts as busy while the engine has requests."""
         now = time.monotonic()
-        if self.stats.running or self.stats.waiting:
+        if self._requests:
             self.busy_seconds += now - self._last_step
         self._last_step = now
-        self.stats = stats
+        self._stats = stats
 
     def _take(self, run: JobRun, choice: ChoiceRun, output: TokenOutput) -> None:
         if output.error is not None:

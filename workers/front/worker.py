@@ -91,14 +91,21 @@ class Worker:
         try:
             await self._subscribe()
             announcing = asyncio.create_task(self._announcer.run())
-            stopping = asyncio.create_task(self._stopping.wait())
-            awaited: list[asyncio.Future[Any]] = [stopping, self._engine.died]
-            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
+            reason = await self._until_stopped()
         finally:
             await self._leave(announcing)
-        if self._engine.died.done():
-            raise EngineDiedError(self._engine.died.result())
+        if reason is not None:
+            raise EngineDiedError(reason)
+
+    async def _until_stopped(self) -> str | None:
+        """Wait for `drain` (None) or for the engine's end (its reason)."""
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            awaited: list[asyncio.Future[Any]] = [stopping, self._engine.died]
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+        return self._engine.died.result() if self._engine.died.done() else None
 
     async def drain(self, grace: float) -> None:
         """Take no more jobs, let those that are here end within `grace` seconds; the rest is delivered again. Returns
