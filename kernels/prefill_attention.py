@@ -52,7 +52,7 @@ def plan_tiles(spans: list[Span], queries: int = _QUERIES) -> np.ndarray:
 def _prefill_kernel(
     q, cache, tables, tiles, out, scale, table_stride, value_offset,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    WIDE: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    WIDE: tl.constexpr, QUERIES: tl.constexpr,
 ):  # fmt: skip
     tile = tiles + tl.program_id(1) * 4
     head = tl.program_id(0)
@@ -64,61 +64,54 @@ def _prefill_kernel(
     table = tables + slot * table_stride
     row = tl.arange(0, QUERIES)
     column = tl.arange(0, WIDE)
+    key = tl.arange(0, BLOCK_SIZE)
     q_mask = (row < count)[:, None] & (column < DIM)[None, :]
     q_offset = ((first + row) * HEADS + head)[:, None] * DIM + column[None, :]
     queries = tl.load(q + q_offset, mask=q_mask, other=0.0)
     peak = tl.full([QUERIES], -1e30, tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
     acc = tl.zeros([QUERIES, WIDE], tl.float32)
-    log2_scale = scale * 1.4426950408889634
-    length = position + count
-    unmasked = (position + 1) // KEYS * KEYS
-    for start in range(0, unmasked, KEYS):
-        key = start + tl.arange(0, KEYS)
-        block = tl.load(table + key // BLOCK_SIZE).to(tl.int64)
-        offset = ((block * KV_HEADS + kv_head) * BLOCK_SIZE + key % BLOCK_SIZE)[:, None] * DIM + column[None, :]
-        inside = (column < DIM)[None, :]
-        keys = tl.load(cache + offset, mask=inside, other=0.0)
-        scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * log2_scale
-        new_peak = tl.maximum(peak, tl.max(scores, 1))
-        weights = tl.exp2(scores - new_peak[:, None])
+    inner = key[:, None] * DIM + column[None, :]
+    inside = (column < DIM)[None, :]
+    whole = (position + 1) // BLOCK_SIZE
+    # blocks that every query sees whole need no mask; those on the diagonal follow
+    for index in range(whole):
+        source = cache + (tl.load(table + index).to(tl.int64) * KV_HEADS + kv_head) * (BLOCK_SIZE * DIM)
+        keys = tl.load(source + inner, mask=inside, other=0.0)
+        scores = tl.dot(queries, tl.trans(keys), input_precision="ieee")
+        new_peak = tl.maximum(peak, tl.max(scores, 1) * scale)
+        weights = tl.exp2(scores * scale - new_peak[:, None])
         shrink = tl.exp2(peak - new_peak)
         total = total * shrink + tl.sum(weights, 1)
         acc = acc * shrink[:, None]
-        values = tl.load(cache + value_offset + offset, mask=inside, other=0.0)
-        acc += tl.dot(weights.to(values.dtype), values, input_precision="ieee")
+        values = tl.load(source + value_offset + inner, mask=inside, other=0.0)
+        acc = tl.dot(weights.to(values.dtype), values, acc, input_precision="ieee")
         peak = new_peak
-    for start in range(unmasked, length, KEYS):
-        key = start + tl.arange(0, KEYS)
-        valid = key < length
-        block = tl.load(table + key // BLOCK_SIZE, mask=valid, other=0).to(tl.int64)
-        offset = ((block * KV_HEADS + kv_head) * BLOCK_SIZE + key % BLOCK_SIZE)[:, None] * DIM + column[None, :]
-        inside = valid[:, None] & (column < DIM)[None, :]
-        keys = tl.load(cache + offset, mask=inside, other=0.0)
-        scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * log2_scale
-        scores = tl.where(key[None, :] <= position + row[:, None], scores, -1e30)
+    for index in range(whole, tl.cdiv(position + count, BLOCK_SIZE)):
+        source = cache + (tl.load(table + index).to(tl.int64) * KV_HEADS + kv_head) * (BLOCK_SIZE * DIM)
+        keys = tl.load(source + inner, mask=inside, other=0.0)
+        scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+        scores = tl.where((index * BLOCK_SIZE + key)[None, :] <= position + row[:, None], scores, -1e30)
         new_peak = tl.maximum(peak, tl.max(scores, 1))
         weights = tl.exp2(scores - new_peak[:, None])
         shrink = tl.exp2(peak - new_peak)
         total = total * shrink + tl.sum(weights, 1)
         acc = acc * shrink[:, None]
-        values = tl.load(cache + value_offset + offset, mask=inside, other=0.0)
-        acc += tl.dot(weights.to(values.dtype), values, input_precision="ieee")
+        values = tl.load(source + value_offset + inner, mask=inside, other=0.0)
+        acc = tl.dot(weights.to(values.dtype), values, acc, input_precision="ieee")
         peak = new_peak
     tl.store(out + q_offset, (acc / total[:, None]).to(out.dtype.element_ty), mask=q_mask)
 
 
-def prefill_attention_triton(q: Tensor, kv_cache: Tensor, context: PrefillContext, scale: float) -> Tensor:
-    """As prefill_attention."""
+def prefill_attention_triton(q: Tensor, kv_cache: Tensor, context: PrefillContext, scale: float, out: Tensor) -> Tensor:
+    """As prefill_attention. block_size is 16 or more."""
     _, _, kv_heads, block_size, dim = kv_cache.shape
     heads = q.shape[1]
-    out = torch.empty_like(q)
     tiles = context.tiles
     assert tiles is not None
-    keys = 64 if q.element_size() == 2 else 32
     _prefill_kernel[(heads, len(tiles))](
-        q, kv_cache, context.block_tables, tiles, out, scale, context.block_tables.stride(0), kv_cache.stride(0),
-        heads, kv_heads, dim, block_size, max(16, triton.next_power_of_2(dim)), _QUERIES, keys,
+        q, kv_cache, context.block_tables, tiles, out, scale * 1.4426950408889634, context.block_tables.stride(0),
+        kv_cache.stride(0), heads, kv_heads, dim, block_size, max(16, triton.next_power_of_2(dim)), _QUERIES,
         num_warps=8, num_stages=3 if q.element_size() == 2 else 1,
     )  # fmt: skip
     return out
@@ -140,10 +133,9 @@ def _one_sequence(q: Tensor, kv_cache: Tensor, block_table: Tensor, context: int
     return out[0].transpose(0, 1)
 
 
-def prefill_attention_torch(q: Tensor, kv_cache: Tensor, context: PrefillContext, scale: float) -> Tensor:
+def prefill_attention_torch(q: Tensor, kv_cache: Tensor, context: PrefillContext, scale: float, out: Tensor) -> Tensor:
     """As prefill_attention."""
     block_size = kv_cache.shape[3]
-    out = torch.empty_like(q)
     for span in context.spans:
         table = context.block_tables[span.slot, : -(-span.context // block_size)]
         rows = slice(span.start, span.start + span.count)
@@ -151,7 +143,8 @@ def prefill_attention_torch(q: Tensor, kv_cache: Tensor, context: PrefillContext
     return out
 
 
-def prefill_attention(q: Tensor, kv_cache: Tensor, context: PrefillContext, scale: float) -> Tensor:
-    """Queries of several sequences, packed. q: [tokens, heads, head_dim], contiguous on the GPU; returns the same shape."""
+def prefill_attention(q: Tensor, kv_cache: Tensor, context: PrefillContext, scale: float, out: Tensor) -> Tensor:
+    """Queries of several sequences, packed. q, out: [tokens, heads, head_dim], contiguous on the GPU; writes and returns
+    `out`."""
     run = prefill_attention_triton if q.is_cuda else prefill_attention_torch
-    return run(q, kv_cache, context, scale)
+    return run(q, kv_cache, context, scale, out)

@@ -37,42 +37,44 @@ class CacheSlots:
 def _rope_and_cache_kernel(
     qkv, q_out, cache, slots, positions, cos, sin, q_weight, k_weight, eps, value_offset,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    NORM: tl.constexpr, HALF: tl.constexpr,
+    NORM: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1)
+    head = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, HALF)
-    inside = column < DIM // 2
-    source = qkv + (token * (HEADS + 2 * KV_HEADS) + head) * DIM
-    first = tl.load(source + column, mask=inside, other=0.0)
-    second = tl.load(source + DIM // 2 + column, mask=inside, other=0.0)
+    inside = (head < HEADS + 2 * KV_HEADS)[:, None] & (column < DIM // 2)[None, :]
+    is_query = head < HEADS
+    rotates = (head < HEADS + KV_HEADS)[:, None]
+    source = qkv + token * ((HEADS + 2 * KV_HEADS) * DIM) + head[:, None] * DIM + column[None, :]
+    first = tl.load(source, mask=inside, other=0.0)
+    second = tl.load(source + DIM // 2, mask=inside, other=0.0)
+    kind = first.dtype
+    x1, x2 = first.to(tl.float32), second.to(tl.float32)
+    if NORM:
+        scale = tl.rsqrt((tl.sum(x1 * x1, 1) + tl.sum(x2 * x2, 1)) / DIM + eps)[:, None]
+        half = column < DIM // 2
+        q1 = tl.load(q_weight + column, mask=half, other=0.0).to(tl.float32)[None, :]
+        q2 = tl.load(q_weight + DIM // 2 + column, mask=half, other=0.0).to(tl.float32)[None, :]
+        k1 = tl.load(k_weight + column, mask=half, other=0.0).to(tl.float32)[None, :]
+        k2 = tl.load(k_weight + DIM // 2 + column, mask=half, other=0.0).to(tl.float32)[None, :]
+        x1 = (x1 * scale).to(kind).to(tl.float32) * tl.where(is_query[:, None], q1, k1)
+        x2 = (x2 * scale).to(kind).to(tl.float32) * tl.where(is_query[:, None], q2, k2)
+        x1, x2 = x1.to(kind).to(tl.float32), x2.to(kind).to(tl.float32)
+    angle = tl.load(positions + token) * (DIM // 2) + column
+    c = tl.load(cos + angle, mask=column < DIM // 2, other=0.0)[None, :]
+    s = tl.load(sin + angle, mask=column < DIM // 2, other=0.0)[None, :]
+    first = tl.where(rotates, (x1 * c - x2 * s).to(kind), first)
+    second = tl.where(rotates, (x2 * c + x1 * s).to(kind), second)
+    q_target = q_out + token * (HEADS * DIM) + head[:, None] * DIM + column[None, :]
+    tl.store(q_target, first, mask=inside & is_query[:, None])
+    tl.store(q_target + DIM // 2, second, mask=inside & is_query[:, None])
     slot = tl.load(slots + token)
-    if head < HEADS + KV_HEADS:
-        x1, x2 = first.to(tl.float32), second.to(tl.float32)
-        if NORM:
-            weight = q_weight
-            if head >= HEADS:
-                weight = k_weight
-            scale = tl.rsqrt((tl.sum(x1 * x1, 0) + tl.sum(x2 * x2, 0)) / DIM + eps)
-            w1 = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
-            w2 = tl.load(weight + DIM // 2 + column, mask=inside, other=0.0).to(tl.float32)
-            x1 = ((x1 * scale).to(first.dtype).to(tl.float32) * w1).to(first.dtype).to(tl.float32)
-            x2 = ((x2 * scale).to(first.dtype).to(tl.float32) * w2).to(first.dtype).to(tl.float32)
-        position = tl.load(positions + token)
-        c = tl.load(cos + position * (DIM // 2) + column, mask=inside, other=0.0)
-        s = tl.load(sin + position * (DIM // 2) + column, mask=inside, other=0.0)
-        first = (x1 * c - x2 * s).to(first.dtype)
-        second = (x2 * c + x1 * s).to(second.dtype)
-    if head < HEADS:
-        target = q_out + (token * HEADS + head) * DIM
-    else:
-        kv_head = (head - HEADS) % KV_HEADS
-        row = ((slot // BLOCK_SIZE) * KV_HEADS + kv_head) * BLOCK_SIZE + slot % BLOCK_SIZE
-        target = cache + row * DIM
-        if head >= HEADS + KV_HEADS:
-            target += value_offset
-    tl.store(target + column, first, mask=inside)
-    tl.store(target + DIM // 2 + column, second, mask=inside)
+    kv_head = (head - HEADS) % KV_HEADS
+    row = ((slot // BLOCK_SIZE) * KV_HEADS + kv_head) * BLOCK_SIZE + slot % BLOCK_SIZE
+    offset = row * DIM + tl.where(head < HEADS + KV_HEADS, 0, value_offset)
+    kv_target = cache + offset[:, None] + column[None, :]
+    tl.store(kv_target, first, mask=inside & (head >= HEADS)[:, None])
+    tl.store(kv_target + DIM // 2, second, mask=inside & (head >= HEADS)[:, None])
 
 
 def rope_and_cache_triton(
@@ -90,11 +92,12 @@ def rope_and_cache_triton(
     """As rope_and_cache."""
     _, _, kv_heads, block_size, dim = kv_cache.shape
     q = qkv.new_empty(qkv.shape[0], heads, dim)
-    grid = (qkv.shape[0], heads + 2 * kv_heads)
+    rows = 8 if qkv.shape[0] < 1024 else 16
+    grid = (qkv.shape[0], triton.cdiv(heads + 2 * kv_heads, rows))
     q_weight, k_weight = (qkv, qkv) if q_norm is None or k_norm is None else (q_norm, k_norm)
     _rope_and_cache_kernel[grid](
         qkv, q, kv_cache, slots.slots, positions, cos, sin, q_weight, k_weight, eps, kv_cache.stride(0),
-        heads, kv_heads, dim, block_size, q_norm is not None, triton.next_power_of_2(dim // 2), num_warps=1,
+        heads, kv_heads, dim, block_size, q_norm is not None, triton.next_power_of_2(dim // 2), rows, num_warps=2,
     )  # fmt: skip
     return q
 

@@ -79,14 +79,24 @@ def test_prefix_hits_change_nothing(model: Any, expected: list[list[int]]) -> No
     second = tiny.run(engine, [tiny.request("b", PROMPTS[5]), tiny.request("c", PROMPTS[5])])
     assert tiny.tokens(first["a"]) == tiny.tokens(second["b"]) == tiny.tokens(second["c"]) == expected[5]
     assert first["a"][0].cached_tokens == 0
-    assert second["b"][0].cached_tokens == (len(PROMPTS[5]) - 1) // 4 * 4
+    assert second["b"][0].cached_tokens == (len(PROMPTS[5]) - 1) // tiny.BLOCK_SIZE * tiny.BLOCK_SIZE
 
 
 def test_requests_of_one_step_share_their_prefix(model: Any, expected: list[list[int]]) -> None:
     engine = tiny.engine(model, max_batched_tokens=256)
     outputs = tiny.run(engine, [tiny.request(name, PROMPTS[5]) for name in "abc"])
     assert all(tiny.tokens(outputs[name]) == expected[5] for name in "abc")
-    assert engine.scheduler.prefix_hit_tokens == 2 * ((len(PROMPTS[5]) - 1) // 4 * 4)
+    assert engine.scheduler.prefix_hit_tokens == 2 * ((len(PROMPTS[5]) - 1) // tiny.BLOCK_SIZE * tiny.BLOCK_SIZE)
+
+
+def test_a_batch_that_shares_a_prefix(model: Any) -> None:
+    """On the GPU its shared blocks are read once; other requests ride along."""
+    prompts = [PROMPTS[5] + [index + 3] * (1 + index % 3) for index in range(6)] + PROMPTS[1:3]
+    want = [tiny.greedy(model, prompt, 12) for prompt in prompts]
+    engine = tiny.engine(model, max_batched_tokens=256)
+    engine.runner.warm_up()
+    outputs = tiny.run(engine, [tiny.request(str(i), prompt, max_tokens=12) for i, prompt in enumerate(prompts)])
+    assert [tiny.tokens(outputs[str(i)]) for i in range(8)] == want
 
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])

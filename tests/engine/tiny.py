@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from kernels.decode_attention import sequences_per_tile
 from schemas.messages import SamplingParams
 from workers.engine.block_pool import BlockPool
 from workers.engine.engine import Engine
@@ -70,8 +71,15 @@ def decoder(model: Any, dtype: torch.dtype = torch.float32) -> Decoder:
     return Decoder(config, lambda name, shape: state[name].view(shape).to(DEVICE, dtype), max_positions=256)
 
 
-def engine(model: Any, *, blocks: int = 128, block_size: int = 4, **scheduling: Any) -> Engine:
-    settings: dict[str, Any] = dict(max_running=8, max_batched_tokens=64, block_size=block_size, max_model_len=256)
+BLOCK_SIZE = 16 if DEVICE.type == "cuda" else 4
+
+
+def engine(model: Any, *, blocks: int = 128, block_size: int = BLOCK_SIZE, **scheduling: Any) -> Engine:
+    blocks = blocks * 4 // block_size
+    tile = sequences_per_tile(6, 2) if DEVICE.type == "cuda" else 0
+    settings: dict[str, Any] = dict(
+        max_running=8, max_batched_tokens=64, block_size=block_size, max_model_len=256, sharing_tile=tile
+    )
     config = SchedulerConfig(**{**settings, **scheduling})
     ours = decoder(model)
     shape = (ours.config.num_layers, 2, blocks, ours.config.num_kv_heads, block_size, ours.config.head_dim)

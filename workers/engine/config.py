@@ -20,7 +20,7 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     max_model_len: int | None = None
     max_running: int = 256
     max_batched_tokens: int = 8192
-    block_size: int = 16
+    block_size: int | None = None
     kv_blocks: int | None = None
     kv_memory_bytes: int | None = None
     gpu_memory_fraction: float = 0.90

@@ -40,13 +40,15 @@ class BlockUpdate:
 class StepPlan:
     """One step. Each slot of `decode_slots` computes the token that the device sampled for it last and samples the next
     one. Sampled ids come back in the order: decode slots, then the prefill rows that sample. `max_context` is the
-    longest context after the step, in tokens."""
+    longest context after the step, in tokens. `shared_blocks`: leading blocks that the decode slots of each tile have in
+    common, empty where that is not worth using (see sharing.py)."""
 
     decode_slots: list[int]
     prefill: list[PrefillRow]
     admissions: list[Admission]
     block_updates: list[BlockUpdate]
     max_context: int
+    shared_blocks: tuple[int, ...] = ()
 
     @property
     def num_sampled(self) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kernels.decode_attention import DecodeContext
 from kernels.prefill_attention import PrefillContext, Span, plan_tiles
 from workers.engine.graphs import DecodeGraphs
 from workers.engine.plan import PrefillRow, StepPlan
@@ -62,7 +63,7 @@ class ModelRunner:
         self.slots.update(plan.block_updates)
         sampling = plan.decode_slots + [row.slot for row in plan.prefill if row.samples]
         if self.graphs is not None and not plan.prefill and len(sampling) <= self.graphs.largest:
-            slots, logits = self.graphs.run(plan.decode_slots)
+            slots, logits = self.graphs.run(plan.decode_slots, plan.shared_blocks)
         else:
             batch = self._batch(plan)
             logits = self.model.forward(batch, self.kv_cache)
@@ -93,10 +94,14 @@ class ModelRunner:
             positions=positions,
             cache_slots=cache_slots,
             num_decode=count,
-            decode=self.slots.decode_context(decode, plan.max_context) if count else None,
+            decode=self._decode_context(decode, plan) if count else None,
             prefill=self._prefill_context(rows) if rows else None,
             logit_rows=self._logit_rows(rows, count) if rows else None,
         )
+
+    def _decode_context(self, decode: Tensor, plan: StepPlan) -> DecodeContext:
+        shared = self._tensor(list(plan.shared_blocks), np.int32) if plan.shared_blocks else None
+        return self.slots.decode_context(decode, plan.max_context, shared)
 
     def _prefill_context(self, rows: list[PrefillRow]) -> PrefillContext:
         spans, start = [], 0

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from workers.engine.block_pool import ROOT_HASH, BlockPool, block_hash
 from workers.engine.plan import Admission, BlockUpdate, PrefillRow, StepPlan
 from workers.engine.request import Request, RequestState
+from workers.engine.sharing import order_by_prefix
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
-    """`watermark_blocks` stay free when a request is admitted, so that the running do not preempt it at once."""
+    """`watermark_blocks` stay free when a request is admitted, so that the running do not preempt it at once.
+    `sharing_tile` is how many neighbouring sequences attention can read shared blocks for at once; 0: it cannot."""
 
     max_running: int
     max_batched_tokens: int
@@ -26,6 +28,7 @@ class SchedulerConfig:
     max_model_len: int
     prefix_caching: bool = True
     watermark_blocks: int = 0
+    sharing_tile: int = 0
 
 
 @dataclass(slots=True)
@@ -52,6 +55,8 @@ class Scheduler:
         self.preemptions = 0
         self.prefix_query_tokens = 0
         self.prefix_hit_tokens = 0
+        self._ordered_slots: list[int] = []
+        self._ordered: tuple[list[Request], tuple[int, ...]] = ([], ())
         self._free_slots = list(range(config.max_running - 1, -1, -1))
 
     def add(self, request: Request) -> None:
@@ -77,15 +82,27 @@ class Scheduler:
             self._schedule_waiting(step)
         if not step.decoding and not step.prefilling:
             return None
-        sampled = step.decoding + [request for request, row in step.prefilling if row.samples]
+        decoding, shared = self._order(step.decoding)
+        sampled = decoding + [request for request, row in step.prefilling if row.samples]
         plan = StepPlan(
-            decode_slots=[request.slot for request in step.decoding],
+            decode_slots=[request.slot for request in decoding],
             prefill=[row for _, row in step.prefilling],
             admissions=step.admissions,
             block_updates=step.block_updates,
             max_context=step.max_context,
+            shared_blocks=shared,
         )
         return plan, sampled
+
+    def _order(self, decoding: list[Request]) -> tuple[list[Request], tuple[int, ...]]:
+        """Decoding requests in the order that serves attention best; worked out again only where the set changed."""
+        if not self.config.sharing_tile or not decoding:
+            return decoding, ()
+        slots = [request.slot for request in decoding]
+        if slots != self._ordered_slots:
+            self._ordered_slots = slots
+            self._ordered = order_by_prefix(decoding, self.config.sharing_tile)
+        return self._ordered
 
     def update(self, request: Request, token: int) -> None:
         """A sampled token reached the host."""
@@ -179,6 +196,7 @@ class Scheduler:
         insort(self.waiting, request, key=lambda r: r.order)
 
     def _release(self, request: Request) -> None:
+        self._ordered_slots = []
         self.pool.release(request.block_ids)
         self._free_slots.append(request.slot)
         request.block_ids = []

@@ -46,8 +46,8 @@ class Slots:
         blocks = self.block_tables[slots, positions // self.block_size].long()
         return CacheSlots(blocks * self.block_size + positions % self.block_size, self.kv_heads, self.block_size)
 
-    def decode_context(self, slots: Tensor, max_length: int) -> DecodeContext:
-        return DecodeContext(slots, self.block_tables, self.lengths, max_length, self.kv_heads, self.block_size)
+    def decode_context(self, slots: Tensor, max_length: int, shared: Tensor | None = None) -> DecodeContext:
+        return DecodeContext(slots, self.block_tables, self.lengths, max_length, self.kv_heads, self.block_size, shared)
 
     def upload(self, values: np.ndarray) -> Tensor:
         """To the device, without waiting for it."""

@@ -122,10 +122,10 @@ class Decoder:
             layer.k_norm,
             config.norm_eps,
         )
-        parts = []
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        count = batch.num_decode
         if batch.decode is not None:
-            parts.append(decode_attention(q[: batch.num_decode], cache, batch.decode, scale))
+            decode_attention(q[:count], cache, batch.decode, scale, out[:count])
         if batch.prefill is not None:
-            parts.append(prefill_attention(q[batch.num_decode :], cache, batch.prefill, scale))
-        out = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return layer.output(out.reshape(out.shape[0], -1))
+            prefill_attention(q[count:], cache, batch.prefill, scale, out[count:])
+        return layer.output(out.view(out.shape[0], -1))
