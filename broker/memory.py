@@ -45,7 +45,8 @@ class _MemoryDelivery:
         self._entry = entry
 
     async def ack(self) -> None:
-        self._consumer.settle(self._entry)
+        if self._consumer.settle(self._entry):
+            self._consumer.queue.dispatch()
 
     async def reject(self, *, requeue: bool) -> None:
         if self._consumer.settle(self._entry):
@@ -79,7 +80,6 @@ class _Consumer:
         if entry not in self._unacked:
             return False
         del self._unacked[entry]
-        self.queue.dispatch()
         return True
 
     @property
