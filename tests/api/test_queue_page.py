@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 from broker.amqp import AmqpBroker
-
 from tests.api.stub_worker import serving
 
 PAGE = Path(__file__).parents[2] / "docs" / "queue.md"
@@ -25,8 +24,8 @@ def test_the_example_is_short() -> None:
     assert len(example().splitlines()) <= 25
 
 
-async def test_the_example_runs(amqp_url: str) -> None:
-    broker = AmqpBroker(amqp_url, name="test-queue-page")
+async def test_the_example_runs(amqp_vhost_url: str) -> None:
+    broker = AmqpBroker(amqp_vhost_url, name="test-queue-page")
     await broker.connect()
     try:
         async with serving(broker, "demo") as worker:
@@ -34,7 +33,7 @@ async def test_the_example_runs(amqp_url: str) -> None:
                 sys.executable,
                 "-c",
                 example(),
-                env=os.environ | {"AMQP_URL": amqp_url},
+                env=os.environ | {"AMQP_URL": amqp_vhost_url},
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
             )
