@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.jobs.dispatcher import Dispatcher
 from api.requests import job_from_body
@@ -68,12 +68,9 @@ async def _open(settings: StoreSettings, migrate: bool) -> Store:
             await asyncio.wait_for(upgrade(settings.store_url), MIGRATE_TIMEOUT)
         await store.open()
         await store.batches.list("", limit=1)  # a table: is the schema there?
-    except StoreError as error:
-        raise StartError(
-            f"cannot use the database: {_first_line(error)}; is it up, and has `headrace migrate` run?"
-        ) from error
-    except (SQLAlchemyError, ArgumentError, OSError, ValueError, TimeoutError) as error:
-        raise StartError(f"cannot open the database: {_first_line(error)}; check --database-url") from error
+    except (StoreError, SQLAlchemyError, OSError, ValueError, TimeoutError) as error:
+        reason = f"cannot use the database: {_first_line(error)}"
+        raise StartError(f"{reason}; check --database-url, that it runs, and that `headrace migrate` has") from error
     return store
 
 

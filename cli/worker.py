@@ -10,10 +10,10 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import uvloop
-from transformers import PreTrainedTokenizerBase
 
 from broker.base import Broker
 from cli.errors import StartError
@@ -23,10 +23,6 @@ from cli.settings import WorkerCommandSettings, WorkerSettings
 from workers.front.engine_client import EngineStartError, ProcessEngine
 from workers.front.text import TextProcessor
 from workers.front.worker import Worker
-from workers.model.loaders.config import GenerationDefaults, read_generation_defaults
-from workers.model.loaders.errors import ModelLoadError
-from workers.model.loaders.resolve import resolve
-from workers.model.loaders.tokenizer import load_tokenizer
 
 STILL_LOADING_SECONDS = 10.0
 
@@ -57,15 +53,15 @@ async def _run(settings: WorkerCommandSettings) -> None:
 async def load_worker(broker: Broker, settings: WorkerSettings) -> Worker:
     """Load tokenizer and engine, saying so. Raises StartError. The worker's `run` closes the engine."""
     async with _progress(settings.model):
-        path, tokenizer, defaults = await _load_text(settings)
-        engine = ProcessEngine(msgspec.structs.replace(settings.engine_config(), model=str(path)))
+        text = await asyncio.to_thread(load_text, settings)
+        engine = ProcessEngine(msgspec.structs.replace(settings.engine_config(), model=str(text.path)))
         worker = Worker(
             broker,
             engine,
-            TextProcessor(tokenizer),
+            text.processor,
             model=settings.model_name,
             worker_id=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}",
-            sampling_defaults=defaults.sampling,
+            sampling_defaults=text.sampling_defaults,
         )
         try:
             await worker.start()
@@ -77,11 +73,26 @@ async def load_worker(broker: Broker, settings: WorkerSettings) -> Worker:
     return worker
 
 
-async def _load_text(settings: WorkerSettings) -> tuple[Path, PreTrainedTokenizerBase, GenerationDefaults]:
+class Text(NamedTuple):
+    """What the front needs of a model, and where the model is."""
+
+    path: Path
+    processor: TextProcessor
+    sampling_defaults: dict[str, float]
+
+
+def load_text(settings: WorkerSettings) -> Text:
+    """Find or fetch the model and load its tokenizer; takes seconds, or as long as a download. Raises StartError."""
+    # Imported here: torch and transformers take seconds, and a broker that cannot be reached is told before.
+    from workers.model.loaders.config import read_generation_defaults
+    from workers.model.loaders.errors import ModelLoadError
+    from workers.model.loaders.resolve import resolve
+    from workers.model.loaders.tokenizer import load_tokenizer
+
     try:
-        path = await asyncio.to_thread(resolve, settings.model)
-        tokenizer = await asyncio.to_thread(load_tokenizer, path, trust_remote_code=settings.trust_remote_code)
-        return path, tokenizer, await asyncio.to_thread(read_generation_defaults, path)
+        path = resolve(settings.model)
+        tokenizer = load_tokenizer(path, trust_remote_code=settings.trust_remote_code)
+        return Text(path, TextProcessor(tokenizer), read_generation_defaults(path).sampling)
     except ModelLoadError as error:
         raise StartError(f"cannot load the model: {error}") from error
 
