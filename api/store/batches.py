@@ -58,15 +58,15 @@ class Batches:
         row |= {"completion_window": completion_window, "status": "validating", "created_at": now}
         row |= {"expires_at": now + window_seconds, "output_expires_after": output_expires_after}
         row["metadata"] = None if metadata is None else json.dumps(metadata)
-        async with self._database.write() as connection:
-            await connection.execute(insert(batches).values(row))
+        async with self._database.write() as transaction:
+            await transaction.execute(insert(batches).values(row))
         return await self.get(owner, row["id"])
 
     async def get(self, owner: str, batch_id: str) -> BatchRecord:
         """Raises NotFound."""
-        async with self._database.read() as connection:
+        async with self._database.read() as transaction:
             query = select(batches).where(batches.c.id == batch_id, batches.c.owner == owner)
-            row = (await connection.execute(query)).mappings().one_or_none()
+            row = (await transaction.execute(query)).mappings().one_or_none()
         if row is None:
             raise NotFound("batch", batch_id)
         return _record(row)
@@ -76,17 +76,17 @@ class Batches:
         query = select(batches).where(batches.c.owner == owner).order_by(batches.c.id.desc()).limit(limit + 1)
         if after is not None:
             query = query.where(batches.c.id < after)
-        async with self._database.read() as connection:
-            rows = (await connection.execute(query)).mappings().all()
+        async with self._database.read() as transaction:
+            rows = (await transaction.execute(query)).mappings().all()
         return Page([_record(row) for row in rows[:limit]], has_more=len(rows) > limit)
 
     async def cancel(self, owner: str, batch_id: str) -> BatchRecord:
         """Ask for cancellation; asking again changes nothing. Raises NotFound, NotCancellable."""
         cancellable = batches.c.status.in_(("validating", "in_progress"))
         mine = (batches.c.id == batch_id, batches.c.owner == owner)
-        async with self._database.write() as connection:
+        async with self._database.write() as transaction:
             values = {"status": "cancelling", "cancelling_at": int(self._clock())}
-            await connection.execute(update(batches).where(*mine, cancellable).values(values))
+            await transaction.execute(update(batches).where(*mine, cancellable).values(values))
         record = await self.get(owner, batch_id)
         if record.status not in ("cancelling", "cancelled"):
             raise NotCancellable(batch_id, record.status)
@@ -95,8 +95,8 @@ class Batches:
     async def claim(self, worker: str, ttl: float, limit: int) -> Sequence[BatchRecord]:
         """Lease up to `limit` unfinished batches, oldest first, which nobody holds, to `worker` for `ttl` seconds."""
         query = select(batches.c.id).where(batches.c.status.in_(OPEN_STATUSES), self._free())
-        async with self._database.read() as connection:
-            ids = (await connection.execute(query.order_by(batches.c.id).limit(limit))).scalars().all()
+        async with self._database.read() as transaction:
+            ids = (await transaction.execute(query.order_by(batches.c.id).limit(limit))).scalars().all()
         claimed = [await self._claim(worker, ttl, batch_id) for batch_id in ids]
         return [record for record in claimed if record is not None]
 
@@ -104,14 +104,14 @@ class Batches:
         """Extend the leases that `worker` holds. Returns those of `batch_ids` which it still held."""
         held = (batches.c.id.in_(batch_ids), batches.c.lease_owner == worker)
         query = update(batches).where(*held).values(lease_until=self._clock() + ttl).returning(batches.c.id)
-        async with self._database.write() as connection:
-            return set((await connection.execute(query)).scalars().all())
+        async with self._database.write() as transaction:
+            return set((await transaction.execute(query)).scalars().all())
 
     async def release(self, worker: str, batch_id: str) -> None:
         """Give up the lease, so that another need not wait for its end."""
         held = (batches.c.id == batch_id, batches.c.lease_owner == worker)
-        async with self._database.write() as connection:
-            await connection.execute(update(batches).where(*held).values(lease_owner=None, lease_until=None))
+        async with self._database.write() as transaction:
+            await transaction.execute(update(batches).where(*held).values(lease_owner=None, lease_until=None))
 
     async def begin(self, worker: str, batch_id: str, total: int) -> bool:
         """validating ─► in_progress, its `total` items being there."""
@@ -124,10 +124,10 @@ class Batches:
     async def fail(self, worker: str, batch_id: str, errors: Sequence[BatchError]) -> bool:
         """validating ─► failed, for the reasons given; its items go."""
         values = {"status": "failed", "failed_at": int(self._clock()), "errors": msgspec.json.encode(errors).decode()}
-        async with self._database.write() as connection:
-            if not (await connection.execute(_held(worker, batch_id, "validating").values(values))).rowcount:
+        async with self._database.write() as transaction:
+            if not (await transaction.execute(_held(worker, batch_id, "validating").values(values))).rowcount:
                 return False
-            await connection.execute(delete(batch_items).where(batch_items.c.batch_id == batch_id))
+            await transaction.execute(delete(batch_items).where(batch_items.c.batch_id == batch_id))
         return True
 
     async def finish(self, worker: str, record: BatchRecord, status: EndStatus, files: dict[str, str | None]) -> bool:
@@ -135,19 +135,19 @@ class Batches:
         visible in the same transaction; the items and their stored outputs, now in those files, go with it."""
         values = {"status": status, f"{status}_at": int(self._clock()), **files}
         jobs = select(batch_items.c.job_id).where(batch_items.c.batch_id == record.id)
-        async with self._database.write() as connection:
-            if not (await connection.execute(_held(worker, record.id, record.status).values(values))).rowcount:
+        async with self._database.write() as transaction:
+            if not (await transaction.execute(_held(worker, record.id, record.status).values(values))).rowcount:
                 return False
-            await publish_files(connection, [file_id for file_id in files.values() if file_id is not None])
-            await connection.execute(update(results).where(results.c.job_id.in_(jobs)).values(choices=None))
-            await connection.execute(delete(batch_items).where(batch_items.c.batch_id == record.id))
+            await publish_files(transaction, [file_id for file_id in files.values() if file_id is not None])
+            await transaction.execute(update(results).where(results.c.job_id.in_(jobs)).values(choices=None))
+            await transaction.execute(delete(batch_items).where(batch_items.c.batch_id == record.id))
         return True
 
     async def _claim(self, worker: str, ttl: float, batch_id: str) -> BatchRecord | None:
         query = update(batches).where(batches.c.id == batch_id, batches.c.status.in_(OPEN_STATUSES), self._free())
         query = query.values(lease_owner=worker, lease_until=self._clock() + ttl)
-        async with self._database.write() as connection:
-            row = (await connection.execute(query.returning(*batches.c))).mappings().one_or_none()
+        async with self._database.write() as transaction:
+            row = (await transaction.execute(query.returning(*batches.c))).mappings().one_or_none()
         return None if row is None else _record(row)
 
     def _free(self) -> ColumnElement[bool]:
@@ -155,8 +155,8 @@ class Batches:
 
     async def _step(self, worker: str, batch_id: str, old: str, new: str, **values: Any) -> bool:
         values |= {"status": new, f"{new}_at": int(self._clock())}
-        async with self._database.write() as connection:
-            return (await connection.execute(_held(worker, batch_id, old).values(values))).rowcount > 0
+        async with self._database.write() as transaction:
+            return (await transaction.execute(_held(worker, batch_id, old).values(values))).rowcount > 0
 
 
 def _held(worker: str, batch_id: str, status: str) -> Update:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Table, event, text
+from sqlalchemy import Connection, CursorResult, Executable, Table, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from api.store.errors import StoreRejected, StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 CONNECT_TIMEOUT = 10.0
 COMMAND_TIMEOUT = 30.0
@@ -40,6 +46,19 @@ def async_url(url: str) -> URL:
     return parsed.set(drivername=driver)
 
 
+class Transaction:
+    """The statements of one transaction. None of them is interrupted half-way."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def execute(
+        self, statement: Executable, rows: Sequence[Mapping[str, Any]] | None = None
+    ) -> CursorResult[Any]:
+        """Run one statement; with `rows`, once for each."""
+        return await settled(self._connection.execute(statement, rows))
+
+
 class Database:
     """A pool of connections with read and write transactions."""
 
@@ -61,23 +80,21 @@ class Database:
 
     async def ping(self) -> None:
         """One round trip. Raises StoreUnavailable."""
-        async with self.read() as connection:
-            await connection.execute(text("select 1"))
+        async with self.read() as transaction:
+            await transaction.execute(text("select 1"))
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
+    async def read(self) -> AsyncIterator[Transaction]:
         """A transaction that only reads."""
-        with _translated():
-            async with self._opened().begin() as connection:
-                yield connection
+        async with _transaction(self._opened()) as transaction:
+            yield transaction
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
+    async def write(self) -> AsyncIterator[Transaction]:
         """A transaction that writes, committed on leaving. SQLite's takes the write lock at once: a transaction that
         reads first and writes later would fail there, at once, whenever another had written in between."""
-        with _translated():
-            async with self._opened().execution_options(immediate=True).begin() as connection:
-                yield connection
+        async with _transaction(self._opened().execution_options(immediate=True)) as transaction:
+            yield transaction
 
     def insert(self, table: Table) -> Any:
         """An INSERT that knows ON CONFLICT. (Its class is the dialect's own, hence Any.)"""
@@ -87,6 +104,41 @@ class Database:
         if self._engine is None:
             raise StoreUnavailable("the store is not open")
         return self._engine
+
+
+async def settled(work: Coroutine[Any, Any, T]) -> T:
+    """The outcome of `work`, which runs to its end even if the caller is cancelled: the cancellation is raised then.
+
+    A statement abandoned half-way leaves a connection that nobody can use, and under SQLite its write lock with it, until
+    every other writer has timed out.
+    """
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("a database call failed while its caller was cancelled: %s", error)
+        raise
+
+
+@asynccontextmanager
+async def _transaction(engine: AsyncEngine) -> AsyncIterator[Transaction]:
+    connection = engine.connect()
+    with _translated():
+        try:
+            await settled(_begin(connection))
+            yield Transaction(connection)
+            await settled(connection.commit())
+        finally:
+            # Closing rolls back what is not committed. Without a connection there is nothing to close.
+            if connection.sync_connection is not None:
+                await settled(connection.close())
+
+
+async def _begin(connection: AsyncConnection) -> None:
+    await connection.start()
+    await connection.begin()
 
 
 def _postgres_engine(url: URL) -> AsyncEngine:

@@ -7,9 +7,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import Literal
 
 from sqlalchemy import ColumnElement, RowMapping, and_, delete, insert, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.store.database import Database
+from api.store.database import Database, Transaction
 from api.store.errors import FileTooLarge, LineTooLong, NotFound
 from api.store.ids import new_id
 from api.store.records import FileRecord, Page
@@ -42,8 +41,8 @@ class Files:
         file_id = await self.write(
             chunks, owner=owner, filename=filename, purpose=purpose, limit=limit, expires_after=expires_after
         )
-        async with self._database.write() as connection:
-            await publish_files(connection, [file_id])
+        async with self._database.write() as transaction:
+            await publish_files(transaction, [file_id])
         return await self.get(owner, file_id)
 
     async def write(
@@ -70,8 +69,8 @@ class Files:
             "purpose": purpose,
             "status": "writing",
         }
-        async with self._database.write() as connection:
-            await connection.execute(insert(files).values(row))
+        async with self._database.write() as transaction:
+            await transaction.execute(insert(files).values(row))
         try:
             await self._write_chunks(file_id, chunks, limit)
         except BaseException:
@@ -82,9 +81,9 @@ class Files:
 
     async def get(self, owner: str, file_id: str) -> FileRecord:
         """Raises NotFound."""
-        async with self._database.read() as connection:
+        async with self._database.read() as transaction:
             query = select(files).where(files.c.id == file_id, self._visible(owner))
-            row = (await connection.execute(query)).mappings().one_or_none()
+            row = (await transaction.execute(query)).mappings().one_or_none()
         if row is None:
             raise NotFound("file", file_id)
         return _record(row)
@@ -105,15 +104,15 @@ class Files:
             query = query.where(files.c.purpose == purpose)
         if after is not None:
             query = query.where(files.c.id < after if order == "desc" else files.c.id > after)
-        async with self._database.read() as connection:
-            rows = (await connection.execute(query)).mappings().all()
+        async with self._database.read() as transaction:
+            rows = (await transaction.execute(query)).mappings().all()
         return Page([_record(row) for row in rows[:limit]], has_more=len(rows) > limit)
 
     async def delete(self, owner: str, file_id: str) -> None:
         """Raises NotFound."""
-        async with self._database.write() as connection:
+        async with self._database.write() as transaction:
             query = delete(files).where(files.c.id == file_id, self._visible(owner))
-            deleted = (await connection.execute(query)).rowcount
+            deleted = (await transaction.execute(query)).rowcount
         if not deleted:
             raise NotFound("file", file_id)
 
@@ -142,16 +141,16 @@ class Files:
 
     async def discard(self, file_id: str) -> None:
         """Delete a file that was never published; of a published one nothing."""
-        async with self._database.write() as connection:
-            await connection.execute(delete(files).where(files.c.id == file_id, files.c.status == "writing"))
+        async with self._database.write() as transaction:
+            await transaction.execute(delete(files).where(files.c.id == file_id, files.c.status == "writing"))
 
     async def purge(self) -> int:
         """Delete what has expired and what was abandoned half-written. Returns how many files."""
         now = int(self._clock())
         abandoned = and_(files.c.status == "writing", files.c.created_at < now - ABANDONED_AFTER)
-        async with self._database.write() as connection:
+        async with self._database.write() as transaction:
             query = delete(files).where(or_(files.c.expires_at <= now, abandoned))
-            return (await connection.execute(query)).rowcount
+            return (await transaction.execute(query)).rowcount
 
     def _visible(self, owner: str) -> ColumnElement[bool]:
         lasting = or_(files.c.expires_at.is_(None), files.c.expires_at > int(self._clock()))
@@ -163,23 +162,23 @@ class Files:
             size += len(data)
             if limit is not None and size > limit:
                 raise FileTooLarge(limit)
-            async with self._database.write() as connection:
-                await connection.execute(insert(file_chunks).values(file_id=file_id, seq=seq, data=data))
-                await connection.execute(update(files).where(files.c.id == file_id).values(bytes=size))
+            async with self._database.write() as transaction:
+                await transaction.execute(insert(file_chunks).values(file_id=file_id, seq=seq, data=data))
+                await transaction.execute(update(files).where(files.c.id == file_id).values(bytes=size))
             seq += 1
 
     async def _chunk(self, file_id: str, seq: int) -> bytes:
         query = select(file_chunks.c.data).where(file_chunks.c.file_id == file_id, file_chunks.c.seq == seq)
-        async with self._database.read() as connection:
-            data: bytes | None = (await connection.execute(query)).scalar_one_or_none()
+        async with self._database.read() as transaction:
+            data: bytes | None = (await transaction.execute(query)).scalar_one_or_none()
         if data is None:
             raise NotFound("file", file_id)
         return data
 
 
-async def publish_files(connection: AsyncConnection, file_ids: list[str]) -> None:
+async def publish_files(transaction: Transaction, file_ids: list[str]) -> None:
     """Make written files visible, in the caller's transaction."""
-    await connection.execute(update(files).where(files.c.id.in_(file_ids)).values(status="processed"))
+    await transaction.execute(update(files).where(files.c.id.in_(file_ids)).values(status="processed"))
 
 
 async def rechunked(chunks: AsyncIterable[bytes], size: int = CHUNK_BYTES) -> AsyncIterator[bytes]:

@@ -7,9 +7,8 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import RowMapping, delete, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.store.database import Database
+from api.store.database import Database, Transaction
 from api.store.errors import LeaseLost
 from api.store.records import EndedItem, NewItem, PendingItem, UnfinishedItem
 from api.store.results import result_from_row
@@ -25,46 +24,46 @@ class Items:
 
     async def clear(self, worker: str, batch_id: str) -> None:
         """Forget what an interrupted validation left. Raises LeaseLost."""
-        async with self._database.write() as connection:
-            await _hold_lease(connection, worker, batch_id)
-            await connection.execute(delete(batch_items).where(batch_items.c.batch_id == batch_id))
+        async with self._database.write() as transaction:
+            await _hold_lease(transaction, worker, batch_id)
+            await transaction.execute(delete(batch_items).where(batch_items.c.batch_id == batch_id))
 
     async def add(self, worker: str, batch_id: str, items: Sequence[NewItem]) -> None:
         """Insert validated lines, pending. Raises LeaseLost."""
         rows = [_row(batch_id, item) for item in items]
-        async with self._database.write() as connection:
-            await _hold_lease(connection, worker, batch_id)
-            await connection.execute(insert(batch_items), rows)
+        async with self._database.write() as transaction:
+            await _hold_lease(transaction, worker, batch_id)
+            await transaction.execute(insert(batch_items), rows)
 
     async def pending(self, batch_id: str, limit: int) -> list[PendingItem]:
         """The first `limit` lines which were not dispatched."""
         columns = (batch_items.c.line, batch_items.c.job_id, batch_items.c.model)
         query = select(*columns, batch_items.c.message, batch_items.c.rejected)
         query = query.where(batch_items.c.batch_id == batch_id, batch_items.c.state == "pending")
-        async with self._database.read() as connection:
-            rows = (await connection.execute(query.order_by(batch_items.c.line).limit(limit))).mappings().all()
+        async with self._database.read() as transaction:
+            rows = (await transaction.execute(query.order_by(batch_items.c.line).limit(limit))).mappings().all()
         return [_pending(row) for row in rows]
 
     async def in_flight(self, batch_id: str) -> int:
         """How many lines are dispatched without a result."""
         query = select(func.count()).where(batch_items.c.batch_id == batch_id, batch_items.c.state == "dispatched")
-        async with self._database.read() as connection:
-            return int((await connection.execute(query)).scalar_one())
+        async with self._database.read() as transaction:
+            return int((await transaction.execute(query)).scalar_one())
 
     async def mark_dispatched(self, job_ids: Sequence[str]) -> None:
         """The broker confirmed these. One whose result was quicker stays done."""
         pending = (batch_items.c.job_id.in_(job_ids), batch_items.c.state == "pending")
-        async with self._database.write() as connection:
-            await connection.execute(select(batch_items.c.job_id).where(*pending).order_by("job_id").with_for_update())
-            await connection.execute(update(batch_items).where(*pending).values(state="dispatched"))
+        async with self._database.write() as transaction:
+            await transaction.execute(select(batch_items.c.job_id).where(*pending).order_by("job_id").with_for_update())
+            await transaction.execute(update(batch_items).where(*pending).values(state="dispatched"))
 
     async def requeue(self, batch_id: str) -> int:
         """Lines in flight become pending again: whoever dispatched them is gone, and perhaps the broker's copies too. A
         line that is dispatched twice counts once. Returns how many."""
         flying = (batch_items.c.batch_id == batch_id, batch_items.c.state == "dispatched")
-        async with self._database.write() as connection:
-            await connection.execute(select(batch_items.c.job_id).where(*flying).order_by("job_id").with_for_update())
-            return (await connection.execute(update(batch_items).where(*flying).values(state="pending"))).rowcount
+        async with self._database.write() as transaction:
+            await transaction.execute(select(batch_items.c.job_id).where(*flying).order_by("job_id").with_for_update())
+            return (await transaction.execute(update(batch_items).where(*flying).values(state="pending"))).rowcount
 
     async def unfinished(
         self, batch_id: str, limit: int, *, states: Sequence[str] = ("pending", "dispatched")
@@ -72,8 +71,8 @@ class Items:
         """The first `limit` lines without a result that are in one of `states`."""
         query = select(batch_items.c.job_id, batch_items.c.model).limit(limit)
         query = query.where(batch_items.c.batch_id == batch_id, batch_items.c.state.in_(states))
-        async with self._database.read() as connection:
-            rows = (await connection.execute(query)).all()
+        async with self._database.read() as transaction:
+            rows = (await transaction.execute(query)).all()
         return [UnfinishedItem(row.job_id, row.model) for row in rows]
 
     async def ended(self, batch_id: str, *, completed: bool, after_line: int, limit: int) -> list[EndedItem]:
@@ -84,15 +83,15 @@ class Items:
         tokens = (usage.c.prompt_tokens, usage.c.completion_tokens, usage.c.cached_tokens)
         query = select(batch_items.c.line, batch_items.c.custom_id, *results.c, *tokens).select_from(joined)
         query = query.where(batch_items.c.batch_id == batch_id, batch_items.c.line > after_line, outcome)
-        async with self._database.read() as connection:
-            rows = (await connection.execute(query.order_by(batch_items.c.line).limit(limit))).mappings().all()
+        async with self._database.read() as transaction:
+            rows = (await transaction.execute(query.order_by(batch_items.c.line).limit(limit))).mappings().all()
         return [EndedItem(row["line"], row["custom_id"], result_from_row(row)) for row in rows]
 
 
-async def _hold_lease(connection: AsyncConnection, worker: str, batch_id: str) -> None:
+async def _hold_lease(transaction: Transaction, worker: str, batch_id: str) -> None:
     """Lock the batch's row for this transaction, so that the lease cannot pass on meanwhile. Raises LeaseLost."""
     held = select(batches.c.id).where(batches.c.id == batch_id, batches.c.lease_owner == worker).with_for_update()
-    if (await connection.execute(held)).one_or_none() is None:
+    if (await transaction.execute(held)).one_or_none() is None:
         raise LeaseLost(batch_id)
 
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import RowMapping, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.store.database import Database
+from api.store.database import Database, Transaction
 from api.store.errors import NotFound
 from api.store.records import UsageTotal
 from api.store.tables import batch_items, batches, results, usage
@@ -38,20 +37,20 @@ class Results:
         for result in batch:
             first.setdefault(result.job, result)
         ordered = [first[job] for job in sorted(first)]
-        async with self._database.write() as connection:
-            new = await self._insert(connection, ordered)
+        async with self._database.write() as transaction:
+            new = await self._insert(transaction, ordered)
             if new:
-                await self._insert_usage(connection, [first[job] for job in sorted(new)])
-            await _finish_items(connection, first)
+                await self._insert_usage(transaction, [first[job] for job in sorted(new)])
+            await _finish_items(transaction, first)
         return [_take(new, result.job) for result in batch]
 
     async def get(self, owner: str, job_id: str) -> Result:
         """The Result of one job. Raises NotFound: unknown, or not ended yet."""
         tokens = (usage.c.prompt_tokens, usage.c.completion_tokens, usage.c.cached_tokens)
         query = select(*results.c, *tokens).join(usage, usage.c.job_id == results.c.job_id)
-        async with self._database.read() as connection:
+        async with self._database.read() as transaction:
             query = query.where(results.c.job_id == job_id, results.c.owner == owner)
-            row = (await connection.execute(query)).mappings().one_or_none()
+            row = (await transaction.execute(query)).mappings().one_or_none()
         if row is None:
             raise NotFound("result", job_id)
         return result_from_row(row)
@@ -60,25 +59,25 @@ class Results:
         self, owner: str | None = None, *, since: float = 0, until: float | None = None
     ) -> list[UsageTotal]:
         """Sums a model over jobs finished in [since, until), of one owner or of all, by the model's name."""
-        sums = [func.coalesce(func.sum(usage.c[name]), 0) for name in _TOKENS]
-        query = select(usage.c.model, func.count(), *sums).where(usage.c.finished_at >= since)
+        sums = [func.sum(usage.c[name]).label(name) for name in _TOKENS]
+        query = select(usage.c.model, func.count().label("jobs"), *sums).where(usage.c.finished_at >= since)
         if until is not None:
             query = query.where(usage.c.finished_at < until)
         if owner is not None:
             query = query.where(usage.c.owner == owner)
-        async with self._database.read() as connection:
-            rows = (await connection.execute(query.group_by(usage.c.model).order_by(usage.c.model))).all()
-        return [UsageTotal(row[0], *(int(value) for value in row[1:])) for row in rows]
+        async with self._database.read() as transaction:
+            rows = (await transaction.execute(query.group_by(usage.c.model).order_by(usage.c.model))).mappings()
+        return [UsageTotal(row["model"], row["jobs"], *[int(row[name]) for name in _TOKENS]) for row in rows]
 
-    async def _insert(self, connection: AsyncConnection, batch: list[Result]) -> set[str]:
+    async def _insert(self, transaction: Transaction, batch: list[Result]) -> set[str]:
         """The job ids that were not there before."""
         query = self._database.insert(results).on_conflict_do_nothing(index_elements=["job_id"])
         rows = [_result_row(result) for result in batch]
-        return set((await connection.execute(query.returning(results.c.job_id), rows)).scalars().all())
+        return set((await transaction.execute(query.returning(results.c.job_id), rows)).scalars().all())
 
-    async def _insert_usage(self, connection: AsyncConnection, batch: list[Result]) -> None:
+    async def _insert_usage(self, transaction: Transaction, batch: list[Result]) -> None:
         now = self._clock()
-        await connection.execute(insert(usage), [_usage_row(result, now) for result in batch])
+        await transaction.execute(insert(usage), [_usage_row(result, now) for result in batch])
 
 
 _TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens")
@@ -92,24 +91,24 @@ def _take(new: set[str], job: str) -> bool:
     return True
 
 
-async def _finish_items(connection: AsyncConnection, ended: dict[str, Result]) -> None:
+async def _finish_items(transaction: Transaction, ended: dict[str, Result]) -> None:
     """Batch lines of these jobs which were not done yet: done, and counted in their batches."""
     mine = batch_items.c.job_id.in_(ended)
-    await connection.execute(select(batch_items.c.job_id).where(mine).order_by("job_id").with_for_update())
+    await transaction.execute(select(batch_items.c.job_id).where(mine).order_by("job_id").with_for_update())
     query = update(batch_items).where(mine, batch_items.c.state != "done").values(state="done")
     lines: dict[str, list[Result]] = defaultdict(list)
-    for row in await connection.execute(query.returning(batch_items.c.batch_id, batch_items.c.job_id)):
+    for row in await transaction.execute(query.returning(batch_items.c.batch_id, batch_items.c.job_id)):
         lines[row.batch_id].append(ended[row.job_id])
     for batch_id in sorted(lines):
-        await _count(connection, batch_id, lines[batch_id])
+        await _count(transaction, batch_id, lines[batch_id])
 
 
-async def _count(connection: AsyncConnection, batch_id: str, ended: list[Result]) -> None:
+async def _count(transaction: Transaction, batch_id: str, ended: list[Result]) -> None:
     completed = sum(result.outcome == "completed" for result in ended)
     added = {"completed": completed, "failed": len(ended) - completed}
     added |= {name: sum(getattr(result.usage, name) for result in ended) for name in _TOKENS}
     values = {name: batches.c[name] + count for name, count in added.items()}
-    await connection.execute(update(batches).where(batches.c.id == batch_id).values(values))
+    await transaction.execute(update(batches).where(batches.c.id == batch_id).values(values))
 
 
 def _result_row(result: Result) -> dict[str, Any]:
