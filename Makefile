@@ -11,11 +11,12 @@ TORCH := torch==2.13.0
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+TORCH_STAMP := $(VENV)/.installed-torch
 RUNTIME := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve check format services test test-gpu bench-cpu schemas lock clean
+.PHONY: help torch install demo serve check format services test test-gpu bench-cpu schemas lock clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -28,9 +29,12 @@ $(VENV)/bin/python:
 	  { echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 
 # torch first and alone: it is the long download, and pip shows its progress.
-$(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
+$(TORCH_STAMP): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing $(TORCH)"
 	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	@touch $@
+
+$(RUNTIME): $(TORCH_STAMP)
 	@echo "installing the other dependencies: a minute or two"
 	@$(PIP) --quiet --editable .
 	@touch $@
@@ -39,6 +43,8 @@ $(DEV): $(RUNTIME)
 	@echo "installing what checks and tests need"
 	@$(PIP) --quiet --editable ".[dev]"
 	@touch $@
+
+torch: $(TORCH_STAMP)
 
 install: $(RUNTIME)  ## the environment, with what the service needs
 

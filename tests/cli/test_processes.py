@@ -40,7 +40,11 @@ def test_every_command_in_its_place(start: Start, services: dict[str, str]) -> N
 
 
 def chat_over_http(url: str) -> None:
-    body = {"model": MODEL, "messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        "temperature": 0,
+    }
     with httpx.Client(base_url=url, timeout=60, transport=httpx.HTTPTransport(retries=5)) as client:
         answered = client.post("/v1/chat/completions", json=body)
     assert "Paris" in answered.json()["choices"][0]["message"]["content"], answered.text
@@ -79,7 +83,9 @@ def run_a_batch(url: str) -> None:
     body = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
     line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
     with httpx.Client(base_url=url, timeout=60) as client:
-        sent = client.post("/v1/files", data={"purpose": "batch"}, files={"file": ("a.jsonl", json.dumps(line).encode())})
+        sent = client.post(
+            "/v1/files", data={"purpose": "batch"}, files={"file": ("a.jsonl", json.dumps(line).encode())}
+        )
         request = {"input_file_id": sent.json()["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
         batch = client.post("/v1/batches", json=request).json()
         limit = time.monotonic() + 60

@@ -51,7 +51,10 @@ def test_a_stream_under_way_is_finished_before_the_end(start: Start, tmp_path: P
     served = start("serve", "--port", "0", "--data-dir", str(tmp_path))
     url = served.wait_for(READY)[2]
     body = ask("Count from 1 to 100.", stream=True, max_tokens=120, ignore_eos=True)
-    with httpx.Client(base_url=url, timeout=60) as client, client.stream("POST", "/v1/chat/completions", json=body) as got:
+    with (
+        httpx.Client(base_url=url, timeout=60) as client,
+        client.stream("POST", "/v1/chat/completions", json=body) as got,
+    ):
         lines = got.iter_lines()
         first = next(line for line in lines if line.startswith("data: "))
         served.process.send_signal(signal.SIGINT)
