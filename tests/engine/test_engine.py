@@ -35,11 +35,12 @@ def test_logits_are_those_of_transformers(family: str) -> None:
     model = tiny.reference(family)
     ids = torch.tensor(PROMPTS[5])
     ours = tiny.decoder(model)
-    shape = (ours.config.num_layers, 2, 12, ours.config.num_kv_heads, 4, ours.config.head_dim)
+    size = tiny.BLOCK_SIZE
+    shape = (ours.config.num_layers, 2, 12, ours.config.num_kv_heads, size, ours.config.head_dim)
     cache = torch.zeros(shape, device=tiny.DEVICE)
     positions = torch.arange(len(ids), device=tiny.DEVICE)
     spans = [Span(0, 0, len(ids), len(ids))]
-    slots = CacheSlots(positions + 4, ours.config.num_kv_heads, 4)
+    slots = CacheSlots(positions + size, ours.config.num_kv_heads, size)
     tables = torch.arange(1, 10, dtype=torch.int32, device=tiny.DEVICE)[None]
     prefill = PrefillContext(spans, tables, torch.from_numpy(plan_tiles(spans)).to(tiny.DEVICE))
     got = ours.forward(Batch(ids.to(tiny.DEVICE), positions, slots, 0, None, prefill, None), cache).cpu()

@@ -15,6 +15,7 @@ from kernels.decode_attention import (
     num_splits,
     sequences_per_tile,
 )
+from kernels.matvec import matvec_torch, matvec_triton
 from kernels.norm import add_rms_norm_torch, add_rms_norm_triton
 from kernels.prefill_attention import (
     PrefillContext,
@@ -46,6 +47,16 @@ def test_add_rms_norm(tokens: int, hidden: int, with_residual: bool, dtype: torc
 def test_silu_mul(tokens: int, inner: int, dtype: torch.dtype, device: str) -> None:
     gate_up = torch.randn(tokens, 2 * inner, device=device).to(dtype)
     assert error(silu_mul_triton(gate_up), silu_mul_torch(gate_up.clone())) < limit(dtype)
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 8), (7, 48), (33, 1200)])
+@pytest.mark.parametrize("kind", ["plain", "bias", "gated"])
+def test_matvec(outputs: int, inputs: int, kind: str, dtype: torch.dtype, device: str) -> None:
+    x = torch.randn(1, inputs, device=device).to(dtype)
+    weight = torch.randn(outputs * (2 if kind == "gated" else 1), inputs, device=device).to(dtype) / inputs**0.5
+    bias = torch.randn(outputs, device=device).to(dtype) if kind == "bias" else None
+    want = matvec_torch(x.float(), weight.float(), None if bias is None else bias.float(), kind == "gated")
+    assert error(matvec_triton(x, weight, bias, kind == "gated"), want) < limit(dtype)
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(6, 2, 8), (3, 3, 16), (4, 1, 64)])

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.activation import silu_mul
 from kernels.decode_attention import decode_attention
 from kernels.norm import add_rms_norm
 from kernels.prefill_attention import prefill_attention
@@ -100,7 +99,7 @@ class Decoder:
             x, residual = add_rms_norm(x, residual, layer.input_norm, eps)
             x = self._attention(layer, x, batch, cache)
             x, residual = add_rms_norm(x, residual, layer.mlp_norm, eps)
-            x = layer.down(silu_mul(layer.gate_up(x)))
+            x = layer.down(layer.gate_up.gated(x))
         if batch.logit_rows is not None:
             assert residual is not None
             x, residual = x[batch.logit_rows], residual[batch.logit_rows]

