@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from api.store import BatchRecord, Store
-from broker.base import PUBLISH_TIMEOUT, BodyHandler, BrokerError, Delivery, Handler, Message, Subscription
+from broker.base import PUBLISH_TIMEOUT, BodyHandler, Broker, BrokerError, Delivery, Handler, Message, Subscription
 from broker.memory import MemoryBroker, MemoryHub
 from schemas.messages import Choice, Control, ErrorInfo, Job, Result, Usage, decode, encode
 from schemas.topology import CONTROL, RESULTS, RESULTS_KEY, Topology, request_queue
@@ -28,7 +28,7 @@ class StubWorker:
     `jobs` lists the ids it was sent, repeats included; while `gate` is cleared it holds its answers back.
     """
 
-    def __init__(self, broker: MemoryBroker) -> None:
+    def __init__(self, broker: Broker) -> None:
         self.jobs: list[str] = []
         self.last: Job | None = None
         self.cancelled: set[str] = set()

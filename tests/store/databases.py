@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def url_of(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
 
 
 @asynccontextmanager
-async def opened_store(url: str, clock: Clock) -> AsyncIterator[Store]:
+async def opened_store(url: str, clock: Callable[[], float]) -> AsyncIterator[Store]:
     """A store on a migrated database, dropped afterwards."""
     await upgrade(url)
     store = Store(url, clock=clock)
