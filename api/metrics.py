@@ -18,6 +18,15 @@ from schemas.messages import Usage
 
 FIRST_TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 INTER_TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+MODEL_GAUGES = (
+    "workers",
+    "running",
+    "waiting",
+    "queued_tokens",
+    "kv_blocks_used",
+    "kv_blocks_total",
+    "tokens_per_second",
+)
 ANSWER_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 
 
@@ -111,10 +120,12 @@ class _LiveCollector(Collector):
         yield GaugeMetricFamily("headrace_jobs_running", "Jobs waited for here.", self._client.running_jobs)
         for name, value in asdict(self._client.counters).items():
             yield CounterMetricFamily(f"headrace_reader_{name}", f"Reply reader: {name.replace('_', ' ')}.", value)
-        for name in ("workers", "running", "waiting", "queued_tokens", "tokens_per_second"):
-            family = GaugeMetricFamily(
-                f"headrace_model_{name}", f"{name.replace('_', ' ')} of a model.", labels=["model"]
-            )
-            for served in self._models.models():
-                family.add_metric([served.id], getattr(served, name))
-            yield family
+        for name in MODEL_GAUGES:
+            yield self._of_models(GaugeMetricFamily, name)
+        yield self._of_models(CounterMetricFamily, "preemptions")
+
+    def _of_models(self, kind: type[GaugeMetricFamily] | type[CounterMetricFamily], name: str) -> Metric:
+        family = kind(f"headrace_model_{name}", f"{name.replace('_', ' ')} of a model.", labels=["model"])
+        for served in self._models.models():
+            family.add_metric([served.id], getattr(served, name))
+        return family

@@ -33,6 +33,9 @@ class ServedModel:
     running: int
     waiting: int
     queued_tokens: int
+    kv_blocks_used: int
+    kv_blocks_total: int
+    preemptions: int
     tokens_per_second: float
 
 
@@ -146,5 +149,8 @@ def _aggregate(model: str, workers: list[Status]) -> ServedModel:
         running=sum(status.running for status in workers),
         waiting=sum(status.waiting for status in workers),
         queued_tokens=sum(status.queued_tokens for status in workers),
+        kv_blocks_used=sum(status.kv_blocks_used for status in workers),
+        kv_blocks_total=sum(status.kv_blocks_total for status in workers),
+        preemptions=sum(status.preemptions for status in workers),
         tokens_per_second=sum(status.tokens_per_second for status in workers),
     )

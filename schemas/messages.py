@@ -214,6 +214,7 @@ class Status(Struct, frozen=True, kw_only=True, omit_defaults=True):
     queued_tokens: int = 0
     kv_blocks_used: int = 0
     kv_blocks_total: int = 0
+    preemptions: int = 0
     tokens_per_second: float = 0.0
     has_chat_template: bool = True
     sampling_defaults: dict[str, Any] = {}

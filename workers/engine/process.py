@@ -41,24 +41,29 @@ class EngineLoop:
     def __init__(self, connection: Connection, engine: Engine) -> None:
         self._connection, self._engine = connection, engine
         self._stopped = False
+        self._aborted = False
 
     def run(self) -> None:
         while not self._stopped:
             refused = self._receive()
             outputs = self._engine.step() if self._engine.has_work else []
-            if refused or outputs:
+            if refused or outputs or self._aborted:
+                self._aborted = False  # the front learns what an abort has freed, even where no step follows
                 _send(self._connection, StepOutput(refused + outputs, self._engine.stats()))
 
     def _receive(self) -> list[TokenOutput]:
         """Take what the front sent, waiting for it where there is nothing to run. Returns what could not be added."""
         refused: list[TokenOutput] = []
-        while not self._stopped and (not (self._engine.has_work or refused) or self._connection.poll()):
+        while not self._stopped and (
+            not (self._engine.has_work or refused or self._aborted) or self._connection.poll()
+        ):
             for message in to_engine_decoder.decode(self._connection.recv_bytes()):
                 match message:
                     case AddRequest():
                         refused += self._add(message)
                     case AbortRequests(ids=ids):
                         self._engine.abort(ids)
+                        self._aborted = True
                     case Shutdown():
                         self._stopped = True
         return refused

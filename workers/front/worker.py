@@ -128,7 +128,8 @@ class Worker:
         if announcing is not None:
             announcing.cancel()
         try:
-            await self._announcer.announce(leaving=True)
+            if not self._engine.died.done():  # else silence says that it crashed and may be back: requests are taken on
+                await self._announcer.announce(leaving=True)
             await self._stop_consuming()
             await self._lifecycle.close(0.0 if self._engine.died.done() else self._grace)
             await self._frames.close()
@@ -171,6 +172,7 @@ class Worker:
             queued_tokens=running.queued_tokens,
             kv_blocks_used=stats.kv_blocks_used,
             kv_blocks_total=self._ready.kv_blocks,
+            preemptions=stats.preemptions,
             tokens_per_second=self._rate.observe(running.busy_seconds, running.tokens_made),
             has_chat_template=self._text.has_chat_template,
             sampling_defaults=self._sampling_defaults,
