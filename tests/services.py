@@ -137,14 +137,23 @@ class RabbitMQ:
 
     def close_connections(self) -> None:
         """Close every client's connection from the broker's side."""
-        self.control("close_all_connections", "closed by the operator")
+        self.control("close_all_connections", "--global", "closed by the operator")
 
     def add_vhost(self) -> str:
         """The URL of a new, empty virtual host."""
-        name = uuid.uuid4().hex
+        url = self.url + uuid.uuid4().hex
+        self._make_vhost(url)
+        return url
+
+    def renew_vhost(self, url: str) -> None:
+        """Take a virtual host away with all that it holds, and put an empty one in its place."""
+        self.control("delete_vhost", url.rsplit("/", 1)[1])
+        self._make_vhost(url)
+
+    def _make_vhost(self, url: str) -> None:
+        name = url.rsplit("/", 1)[1]
         self.control("add_vhost", name)
         self.control("set_permissions", "--vhost", name, "guest", ".*", ".*", ".*")
-        return self.url + name
 
     def stop(self) -> None:
         """Shut down in order; data stays."""

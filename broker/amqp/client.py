@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+from aio_pika import Connection
+
 from broker.amqp.consumer import RPC_TIMEOUT, Consumer, DurableConsumer, TransientConsumer
 from broker.amqp.declare import declare
 from broker.amqp.errors import bounded
@@ -47,25 +51,21 @@ class AmqpBroker:
         await self._publishing.close()
 
     async def declare(self, topology: Topology) -> None:
-        async with bounded("declaring the topology", DECLARE_TIMEOUT):
-            channel = await open_channel(self._publishing)
-            try:
-                await declare(channel, topology, self._broker_version())
-            finally:
-                await close_channel(channel)
+        await self._declare(self._publishing.connection, topology)
         if topology not in self._declared:
             self._declared.append(topology)
 
-    async def _declare_again(self) -> None:
+    async def _declare_again(self, connection: Connection) -> None:
         for topology in self._declared:
-            await self.declare(topology)
+            await self._declare(connection, topology)
 
-    def _broker_version(self) -> tuple[int, ...]:
-        transport = self._publishing.connection.transport
-        assert transport is not None
-        version = transport.connection.server_properties["version"]
-        text = version.decode() if isinstance(version, bytes) else str(version)
-        return tuple(int(part) for part in text.split("-")[0].split("+")[0].split(".") if part.isdigit())
+    async def _declare(self, connection: Connection, topology: Topology) -> None:
+        async with bounded("declaring the topology", DECLARE_TIMEOUT):
+            channel = await open_channel(connection)
+            try:
+                await declare(channel, topology, broker_version(connection))
+            finally:
+                await close_channel(channel)
 
     async def publish(
         self,
@@ -97,3 +97,11 @@ class AmqpBroker:
             channel = await self._questions.get()
             declared = await channel.declare_queue(queue, passive=True)
         return declared.declaration_result.message_count or 0
+
+
+def broker_version(connection: Connection) -> tuple[int, ...]:
+    """As in (3, 10, 8)."""
+    assert connection.transport is not None
+    version = connection.transport.connection.server_properties["version"]
+    text = version.decode() if isinstance(version, bytes) else str(version)
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])

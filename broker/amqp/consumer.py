@@ -12,8 +12,8 @@ from aiormq.abc import AbstractChannel as UnderlayChannel
 from aiormq.abc import DeliveredMessage
 from pamqp.commands import Basic
 
-from broker.amqp.errors import bounded
-from broker.amqp.link import Link, backoff, close_channel, open_channel, stop_task
+from broker.amqp.errors import bounded, stop_task
+from broker.amqp.link import Link, backoff, close_channel, open_channel
 from broker.base import BodyHandler, BrokerError, Handler, Message
 from broker.handling import BODY_BUFFER, BodyPump, TaskSet, run_handler
 
@@ -66,7 +66,7 @@ class AmqpDelivery:
         headers = properties.headers or {}
         assert isinstance(delivered.delivery, Basic.Deliver)
         self.message = Message(delivered.body, properties.message_id, properties.reply_to, _plain(headers))
-        self.delivery_count = _delivery_count(headers, bool(delivered.delivery.redelivered))
+        self.delivery_count = delivery_count(headers, bool(delivered.delivery.redelivered))
         self._session = session
         self._tag = delivered.delivery.delivery_tag or 0
         self._settled = False
@@ -95,7 +95,8 @@ class AmqpDelivery:
         self._session.settled()
 
 
-def _delivery_count(headers: Mapping[str, object], redelivered: bool) -> int:
+def delivery_count(headers: Mapping[str, object], redelivered: bool) -> int:
+    """How often the message was delivered before; a classic queue tells only whether it was."""
     counts = [count for name in COUNTERS if isinstance(count := headers.get(name), int)]
     return max([*counts, int(redelivered)])
 
@@ -175,7 +176,7 @@ class Consumer(ABC):
 
     async def _open(self) -> Session:
         async with bounded("consuming", RPC_TIMEOUT):
-            channel = await open_channel(self._link)
+            channel = await open_channel(self._link.connection)
             try:
                 return await self._consume(channel)
             except BaseException:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import suppress
 from typing import Any
 
 from aio_pika import Connection
@@ -14,7 +13,7 @@ from aio_pika.abc import AbstractChannel
 from aio_pika.connection import make_url
 from aio_pika.exceptions import ChannelClosed
 
-from broker.amqp.errors import bounded
+from broker.amqp.errors import bounded, finish, stop_task
 from broker.base import BrokerError, BrokerUnavailable
 
 logger = logging.getLogger(__name__)
@@ -24,6 +23,8 @@ CLOSE_TIMEOUT = 3.0
 HEARTBEAT = 10
 """Seconds. A peer that stands still is noticed after two or three of them; the library's default is 60."""
 MAX_BACKOFF = 5.0
+
+OnReopen = Callable[[Connection], Coroutine[Any, Any, None]]
 
 
 def backoff() -> Iterator[float]:
@@ -35,9 +36,12 @@ def backoff() -> Iterator[float]:
 
 
 class Link:
-    """One connection to RabbitMQ, opened again whenever it is lost; `on_reopen` runs after each reopening."""
+    """One connection to RabbitMQ, opened again whenever it is lost.
 
-    def __init__(self, url: str, name: str, on_reopen: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+    `on_reopen` prepares a new connection before anyone else gets it.
+    """
+
+    def __init__(self, url: str, name: str, on_reopen: OnReopen | None = None) -> None:
         address = make_url(url)
         self._url = address if "heartbeat" in address.query else address.update_query(heartbeat=HEARTBEAT)
         self._name = name
@@ -55,6 +59,7 @@ class Link:
     async def open(self) -> None:
         """Raises BrokerUnavailable with the address and the cause."""
         await self._connect()
+        self._is_open.set()
         self._keeper = asyncio.create_task(self._keep())
 
     async def close(self) -> None:
@@ -73,7 +78,7 @@ class Link:
             raise BrokerUnavailable(f"no connection to RabbitMQ at {self.address}")
         return self._connection
 
-    async def _connect(self) -> None:
+    async def _connect(self) -> Connection:
         if self._url.scheme not in ("amqp", "amqps"):
             raise BrokerUnavailable(f"{self.address} is no AMQP address: amqp://user:password@host:port/vhost")
         connection = Connection(self._url, client_properties={"connection_name": self._name})
@@ -86,7 +91,7 @@ class Link:
         self._lost.clear()
         connection.close_callbacks.add(self._on_closed)
         self._connection = connection
-        self._is_open.set()
+        return connection
 
     def _on_closed(self, *_: object) -> None:
         self._is_open.clear()
@@ -97,11 +102,8 @@ class Link:
         self._is_open.clear()
         if connection is not None:
             connection.close_callbacks.discard(self._on_closed)
-            try:
-                async with bounded("closing the connection", CLOSE_TIMEOUT):
-                    await connection.close()
-            except BrokerError as error:
-                logger.warning("%s", error)
+            if not await finish(connection.close(), CLOSE_TIMEOUT):
+                logger.warning("connection %s did not close within %g s", self._name, CLOSE_TIMEOUT)
 
     async def _keep(self) -> None:
         while True:
@@ -114,14 +116,24 @@ class Link:
         for pause in backoff():
             await asyncio.sleep(pause)
             try:
-                await self._connect()
-                if self._on_reopen is not None:
-                    await self._on_reopen()
-            except BrokerError as error:
+                await self._prepare(await self._connect())
+            except BrokerUnavailable as error:
                 logger.warning("%s", error)
-            if self._is_open.is_set():
+                await self._disconnect()
+                continue
+            if not self._lost.is_set():
+                self._is_open.set()
                 logger.info("connected again to RabbitMQ at %s", self.address)
-                return
+            return
+
+    async def _prepare(self, connection: Connection) -> None:
+        try:
+            if self._on_reopen is not None:
+                await self._on_reopen(connection)
+        except BrokerUnavailable:
+            raise
+        except BrokerError as error:  # a refusal: what does not need the topology shall go on
+            logger.error("%s", error)
 
 
 class ReopeningChannel:
@@ -139,28 +151,18 @@ class ReopeningChannel:
             return self._channel
         async with self._opening:
             if self._channel is None or self._channel.is_closed:
-                self._channel = await open_channel(self._link, confirms=self._confirms)
+                self._channel = await open_channel(self._link.connection, confirms=self._confirms)
         return self._channel
 
 
-async def open_channel(link: Link, *, confirms: bool = False) -> AbstractChannel:
+async def open_channel(connection: Connection, *, confirms: bool = False) -> AbstractChannel:
     """Call it within `bounded`. With `confirms`, unroutable messages raise at their publisher."""
-    channel = link.connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
+    channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
     await channel.initialize()
     return channel
 
 
 async def close_channel(channel: AbstractChannel) -> None:
-    """Close; unacknowledged deliveries go back. Where it cannot, the connection's end will do it."""
-    try:
-        async with bounded("closing a channel", CLOSE_TIMEOUT):
-            await channel.close(ChannelClosed(0, "closed by its user"))
-    except BrokerError as error:
-        logger.debug("%s", error)
-
-
-async def stop_task(task: asyncio.Task[None]) -> None:
-    """Cancel a task and wait for its end."""
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+    """Close; unacknowledged deliveries go back. Where it cannot in time, the connection's end will do it."""
+    if not await finish(channel.close(ChannelClosed(0, "closed by its user")), CLOSE_TIMEOUT):
+        logger.warning("channel %s did not close within %g s", channel, CLOSE_TIMEOUT)

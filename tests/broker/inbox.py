@@ -64,9 +64,9 @@ async def publish(broker: Broker, queue: Queue, *bodies: bytes) -> None:
         await broker.publish(queue.exchange, queue.routing_key, Message(body))
 
 
-async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Poll until it holds."""
-    async with asyncio.timeout(PATIENCE):
+async def until(holds: Callable[[], Awaitable[bool]], patience: float = PATIENCE) -> None:
+    """Poll until it holds, at most `patience` seconds."""
+    async with asyncio.timeout(patience):
         while not await holds():  # noqa: ASYNC110 the broker tells of no event
             await asyncio.sleep(0.02)
 
