@@ -9,7 +9,10 @@ from torch import Tensor
 
 
 @triton.jit
-def _silu_mul_kernel(gate_up, out, inner, BLOCK: tl.constexpr):
+def _silu_mul_kernel(gate_up, out, inner, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < inner
@@ -24,7 +27,9 @@ def silu_mul_triton(gate_up: Tensor) -> Tensor:
     tokens, inner = gate_up.shape[0], gate_up.shape[1] // 2
     out = gate_up.new_empty(tokens, inner)
     block = min(1024, triton.next_power_of_2(inner))
-    _silu_mul_kernel[(tokens, triton.cdiv(inner, block))](gate_up, out, inner, block, num_warps=4)
+    _silu_mul_kernel[(tokens, triton.cdiv(inner, block))](
+        gate_up, out, inner, block, gate_up.is_cuda, num_warps=4, launch_pdl=gate_up.is_cuda
+    )
     return out
 
 

@@ -5,7 +5,8 @@
 On the GPU the query heads that share a kv head are the rows of one tensor-core tile (grouped-query packing), and long
 contexts are split over programs whose partial softmaxes a second kernel merges by their log-sum-exp (Dao et al. 2023,
 Flash-Decoding). Where neighbouring sequences share leading blocks, a further kernel reads those once for a whole tile of
-sequences and the rest is computed as usual (Juravsky et al. 2024, Hydragen, arXiv:2402.05099).
+sequences and the rest is computed as usual (Juravsky et al. 2024, Hydragen, arXiv:2402.05099). The kernels of a decode
+step are launched as programmatic dependents (PDL): each starts while the one before drains and waits for its results.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def _attend_block(queries, cache, value_offset, block_row, length, start, peak, 
     key = tl.arange(0, BLOCK_SIZE)
     column = tl.arange(0, WIDE)
     source = cache + block_row * (BLOCK_SIZE * DIM) + key[:, None] * DIM + column[None, :]
-    inside = (column < DIM)[None, :]
+    inside = (start + key < length)[:, None] & (column < DIM)[None, :]
     keys = tl.load(source, mask=inside, other=0.0)
     values = tl.load(source + value_offset, mask=inside, other=0.0)
     scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
@@ -84,8 +85,11 @@ def _attend_block(queries, cache, value_offset, block_row, length, start, peak, 
 def _decode_kernel(
     q, cache, tables, lengths, slots, shared, out, partial, scale, table_stride, value_offset,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr,
-    WIDE: tl.constexpr, SPLITS: tl.constexpr, WAYS: tl.constexpr, TILE: tl.constexpr,
+    WIDE: tl.constexpr, SPLITS: tl.constexpr, WAYS: tl.constexpr, TILE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     sequence = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1)
     split = tl.program_id(2)
@@ -130,7 +134,11 @@ def _shared_kernel(
     q, cache, tables, slots, shared, partial, scale, table_stride, value_offset, count,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr,
     WIDE: tl.constexpr, SPLITS: tl.constexpr, FIRST_WAY: tl.constexpr, WAYS: tl.constexpr, TILE: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     tile = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1)
     split = tl.program_id(2)
@@ -165,7 +173,13 @@ def _shared_kernel(
 
 
 @triton.jit
-def _merge_kernel(partial, out, DIM: tl.constexpr, WIDE: tl.constexpr, WAYS: tl.constexpr, PADDED: tl.constexpr):
+def _merge_kernel(
+    partial, out,
+    DIM: tl.constexpr, WIDE: tl.constexpr, WAYS: tl.constexpr, PADDED: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
     way = tl.arange(0, PADDED)
     column = tl.arange(0, WIDE)
@@ -201,15 +215,17 @@ def decode_attention_triton(q: Tensor, kv_cache: Tensor, context: DecodeContext,
         _shared_kernel[(triton.cdiv(count, tile), kv_heads, _SHARED_SPLITS)](
             q, kv_cache, tables, slots, shared, partial, log2_scale, *strides, count,
             heads, kv_heads, dim, block_size, _SHARED_ROWS, wide, _SHARED_SPLITS, splits, ways, tile,
-            num_warps=8, num_stages=stages,
+            q.is_cuda, num_warps=8, num_stages=stages, launch_pdl=q.is_cuda,
         )  # fmt: skip
     _decode_kernel[(count, kv_heads, splits)](
         q, kv_cache, tables, context.lengths, slots, slots if shared is None else shared, out, partial, log2_scale,
         *strides, heads, kv_heads, dim, block_size, max(16, triton.next_power_of_2(group)), wide, splits, ways, tile,
-        num_warps=4, num_stages=stages,
+        q.is_cuda, num_warps=4, num_stages=stages, launch_pdl=q.is_cuda,
     )  # fmt: skip
     if ways > 1:
-        _merge_kernel[(count * heads,)](partial, out, dim, wide, ways, triton.next_power_of_2(ways), num_warps=2)
+        _merge_kernel[(count * heads,)](
+            partial, out, dim, wide, ways, triton.next_power_of_2(ways), q.is_cuda, num_warps=2, launch_pdl=q.is_cuda
+        )
     return out
 
 

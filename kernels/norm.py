@@ -13,7 +13,12 @@ from torch import Tensor
 
 
 @triton.jit
-def _add_rms_norm_kernel(x, residual, weight, out, eps, hidden, HAS_RESIDUAL: tl.constexpr, BLOCK: tl.constexpr):
+def _add_rms_norm_kernel(
+    x, residual, weight, out, eps, hidden, HAS_RESIDUAL: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr
+):
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64) * hidden
     columns = tl.arange(0, BLOCK)
     inside = columns < hidden
@@ -36,8 +41,9 @@ def add_rms_norm_triton(x: Tensor, residual: Tensor | None, weight: Tensor, eps:
     block = triton.next_power_of_2(hidden)
     warps = min(max(block // 512, 1), 16)
     _add_rms_norm_kernel[(tokens,)](
-        x, x if residual is None else residual, weight, out, eps, hidden, residual is not None, block, num_warps=warps
-    )
+        x, x if residual is None else residual, weight, out, eps, hidden, residual is not None, block, x.is_cuda,
+        num_warps=warps, launch_pdl=x.is_cuda,
+    )  # fmt: skip
     return out, x if residual is None else residual
 
 

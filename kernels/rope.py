@@ -37,8 +37,11 @@ class CacheSlots:
 def _rope_and_cache_kernel(
     qkv, q_out, cache, slots, positions, cos, sin, q_weight, k_weight, eps, value_offset,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    NORM: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr,
+    NORM: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, HALF)
@@ -92,12 +95,13 @@ def rope_and_cache_triton(
     """As rope_and_cache."""
     _, _, kv_heads, block_size, dim = kv_cache.shape
     q = qkv.new_empty(qkv.shape[0], heads, dim)
-    rows = 8 if qkv.shape[0] < 1024 else 16
+    rows = 2 if qkv.shape[0] <= 16 else 8 if qkv.shape[0] < 1024 else 16
     grid = (qkv.shape[0], triton.cdiv(heads + 2 * kv_heads, rows))
     q_weight, k_weight = (qkv, qkv) if q_norm is None or k_norm is None else (q_norm, k_norm)
     _rope_and_cache_kernel[grid](
         qkv, q, kv_cache, slots.slots, positions, cos, sin, q_weight, k_weight, eps, kv_cache.stride(0),
-        heads, kv_heads, dim, block_size, q_norm is not None, triton.next_power_of_2(dim // 2), rows, num_warps=2,
+        heads, kv_heads, dim, block_size, q_norm is not None, triton.next_power_of_2(dim // 2), rows, qkv.is_cuda,
+        num_warps=2, launch_pdl=qkv.is_cuda,
     )  # fmt: skip
     return q
 

@@ -8,6 +8,7 @@ import torch
 from tests.kernels.conftest import error, limit  # isort: skip  (sets the interpreter up before the kernels are imported)
 
 from kernels.activation import silu_mul_torch, silu_mul_triton
+from kernels.argmax import argmax_torch, argmax_triton
 from kernels.decode_attention import (
     DecodeContext,
     decode_attention_torch,
@@ -41,6 +42,15 @@ def test_add_rms_norm(tokens: int, hidden: int, with_residual: bool, dtype: torc
     got = add_rms_norm_triton(x, residual, weight, 1e-5)
     assert error(got[0], twin[0]) < limit(dtype)
     assert error(got[1], twin[1]) < limit(dtype)
+
+
+@pytest.mark.parametrize(("rows", "vocab"), [(1, 3), (3, 2048), (2, 5000)])
+def test_argmax(rows: int, vocab: int, dtype: torch.dtype, device: str) -> None:
+    logits = torch.randn(rows, vocab, device=device).to(dtype)
+    logits[0, vocab // 2] = logits[0, vocab - 1] = 50.0  # the first of two that are largest
+    got = argmax_triton(logits)
+    assert torch.equal(got, argmax_torch(logits.double()))
+    assert got[0] == vocab // 2
 
 
 @pytest.mark.parametrize(("tokens", "inner"), [(1, 5), (3, 96), (2, 1536)])

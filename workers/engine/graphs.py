@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kernels.decode_attention import sequences_per_tile
 from workers.engine.slots import Slots
+from workers.engine.upload import upload
 from workers.model.batch import Batch
 from workers.model.decoder import Decoder
 
@@ -64,10 +65,10 @@ class DecodeGraphs:
         nobody reads their results."""
         padded = np.full(self.largest, self._slots.dummy, dtype=np.int64)
         padded[: len(decode_slots)] = decode_slots
-        self._rows.copy_(self._slots.upload(padded))
+        self._rows.copy_(upload(padded, self._slots.device))
         shared = np.zeros(len(self._shared), dtype=np.int32)
         shared[: len(shared_blocks)] = shared_blocks
-        self._shared.copy_(self._slots.upload(shared))
+        self._shared.copy_(upload(shared, self._slots.device))
         self._shown = (list(decode_slots), shared_blocks)
 
     def _capture(self, size: int, sharing: bool) -> None:

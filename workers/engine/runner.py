@@ -14,6 +14,7 @@ from workers.engine.graphs import DecodeGraphs
 from workers.engine.plan import PrefillRow, StepPlan
 from workers.engine.sampler import Sampled, Sampler
 from workers.engine.slots import Slots
+from workers.engine.upload import upload
 from workers.model.batch import Batch
 from workers.model.decoder import Decoder
 
@@ -117,7 +118,7 @@ class ModelRunner:
         return self._tensor([*range(num_decode), *wanted])
 
     def _tensor(self, values: list[int] | list[list[int]] | np.ndarray, dtype: type = np.int64) -> Tensor:
-        return self.slots.upload(np.asarray(values, dtype=dtype))
+        return upload(np.asarray(values, dtype=dtype), self.device)
 
     def _copy_out(self, sampled: Sampled) -> StepHandle:
         if self.device.type == "cpu":

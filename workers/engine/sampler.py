@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kernels.argmax import argmax
 from kernels.sampling import apply_penalties, draw, philox_uniform, truncate
 from schemas.messages import MAX_LOGPROBS, SamplingParams
 from workers.engine.plan import Admission
+from workers.engine.upload import upload
 
 RANDOM, TRUNCATED, PENALISED, EDITED, LOGPROBS = 1, 2, 4, 8, 16
 _FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
@@ -67,11 +69,11 @@ class Sampler:
 
     def admit(self, admissions: list[Admission]) -> None:
         """Set up the slots of requests that start in this step."""
-        slots = torch.tensor([a.slot for a in admissions], device=self.device)
+        slots = upload(np.asarray([a.slot for a in admissions]), self.device)
         floats = [[getattr(a.sampling, name) for name in _FLOATS] for a in admissions]
-        self.floats[slots] = torch.tensor(floats, dtype=torch.float32, device=self.device)
+        self.floats[slots] = upload(np.asarray(floats, dtype=np.float32), self.device)
         integers = [[a.sampling.top_k, a.sampling.seed or 0, len(a.prompt)] for a in admissions]
-        self.integers[slots] = torch.tensor(integers, dtype=torch.int64, device=self.device)
+        self.integers[slots] = upload(np.asarray(integers, dtype=np.int64), self.device)
         for admission in admissions:
             self.flags[admission.slot] = flags = flags_of(admission.sampling)
             self.edits.pop(admission.slot, None)
@@ -84,14 +86,14 @@ class Sampler:
         """logits: [rows, vocab]; slots, lengths: [rows], lengths being tokens before the sampled one."""
         flags = int(np.bitwise_or.reduce(self.flags[host_slots]))
         if flags == 0:
-            return Sampled(logits.argmax(-1))
+            return Sampled(argmax(logits))
         logits = logits.float()
         raw = logits
         if flags & EDITED:
             logits = self._edit(logits.clone(), host_slots, lengths - self.integers[slots, 2])
         if flags & PENALISED:
             logits = self._penalise(logits, slots)
-        ids = logits.argmax(-1)
+        ids = argmax(logits)
         if flags & RANDOM:
             ids = self._draw(logits, ids, slots, lengths, bool(flags & TRUNCATED))
         if flags & PENALISED:

@@ -9,6 +9,7 @@ from torch import Tensor
 from kernels.decode_attention import DecodeContext
 from kernels.rope import CacheSlots
 from workers.engine.plan import BlockUpdate
+from workers.engine.upload import upload
 
 
 class Slots:
@@ -32,7 +33,7 @@ class Slots:
         slots = np.repeat([update.slot for update in updates], counts)
         columns = np.concatenate([np.arange(u.index, u.index + len(u.blocks)) for u in updates])
         blocks = np.concatenate([np.asarray(u.blocks, dtype=np.int64) for u in updates])
-        packed = self.upload(np.stack([slots, columns, blocks]))
+        packed = upload(np.stack([slots, columns, blocks]), self.device)
         self.block_tables[packed[0], packed[1]] = packed[2].to(torch.int32)
 
     def advance(self, slots: Tensor) -> Tensor:
@@ -48,10 +49,3 @@ class Slots:
 
     def decode_context(self, slots: Tensor, max_length: int, shared: Tensor | None = None) -> DecodeContext:
         return DecodeContext(slots, self.block_tables, self.lengths, max_length, self.kv_heads, self.block_size, shared)
-
-    def upload(self, values: np.ndarray) -> Tensor:
-        """To the device, without waiting for it."""
-        host = torch.from_numpy(np.ascontiguousarray(values))
-        if self.device.type == "cpu":
-            return host
-        return host.pin_memory().to(self.device, non_blocking=True)
