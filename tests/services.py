@@ -106,6 +106,7 @@ class RabbitMQ:
                 self.kill()
                 raise ServiceFailed(f"RabbitMQ did not start:\n{tail(self._folder / 'output.log')}")
             time.sleep(0.1)
+        self.control("await_startup")  # it listens a moment before it takes commands
 
     def _spawn(self, *command: str) -> subprocess.Popen[bytes]:
         with (self._folder / "output.log").open("ab") as output:
@@ -134,6 +135,17 @@ class RabbitMQ:
         if done.returncode != 0:
             raise ServiceFailed(done.stdout.decode(errors="replace"))
         return done.stdout.decode()
+
+    def raise_memory_alarm(self) -> None:
+        """From now on connections that publish are blocked."""
+        self.control("set_vm_memory_high_watermark", "0.00001")
+
+    def clear_memory_alarm(self) -> None:
+        self.control("set_vm_memory_high_watermark", "0.4")
+
+    def queues(self, url: str) -> set[str]:
+        """Names of the queues of a virtual host."""
+        return set(self.control("list_queues", "--vhost", url.rsplit("/", 1)[1], "--no-table-headers", "name").split())
 
     def close_connections(self) -> None:
         """Close every client's connection from the broker's side."""

@@ -29,7 +29,8 @@ class AmqpBroker:
         self._publishing = Link(url, f"{name}.publish", self._declare_again)
         self._consuming = Link(url, f"{name}.consume")
         self._publisher = Publisher(self._publishing)
-        self._questions = ReopeningChannel(self._publishing, confirms=False)
+        # Not on the publishing connection, which RabbitMQ does not read during a memory or disk alarm.
+        self._questions = ReopeningChannel(self._consuming, confirms=False)
         self._declared: list[Topology] = []
         self._consumers: list[Consumer] = []
         self._tasks = TaskSet()

@@ -209,7 +209,7 @@ class DurableConsumer(Consumer):
 
 class TransientConsumer(Consumer):
     """An exclusive queue, named by the broker and so never the same twice: a name of ours could still belong to a
-    connection that the broker has not yet given up."""
+    connection that the broker has not yet given up. It is deleted with its consumer."""
 
     def __init__(self, link: Link, tasks: TaskSet, handler: BodyHandler, exchange: str | None) -> None:
         super().__init__(link, tasks)
@@ -225,9 +225,12 @@ class TransientConsumer(Consumer):
         await super().stop()
 
     async def _consume(self, channel: AbstractChannel) -> Session:
+        if self._exchange is not None:
+            await channel.get_exchange(self._exchange)  # raises before there is a queue to leave behind
         # Bounded at the broker too, for a reader that stands still; the oldest go first.
         arguments: dict[str, str | int] = {"x-queue-type": "classic", "x-max-length": BODY_BUFFER}
-        queue = await channel.declare_queue(exclusive=True, arguments=dict(arguments))
+        # Auto-delete, or the queue of a channel that died alone would fill up for as long as the connection lives.
+        queue = await channel.declare_queue(exclusive=True, auto_delete=True, arguments=dict(arguments))
         if self._exchange is not None:
             await queue.bind(self._exchange, "")
         session = Session(channel, await channel.get_underlay_channel(), queue.name)
@@ -237,11 +240,3 @@ class TransientConsumer(Consumer):
 
         session.tag = (await session.underlay.basic_consume(queue.name, deliver, no_ack=True)).consumer_tag or ""
         return session
-
-    async def _end(self, session: Session) -> None:
-        try:
-            async with bounded(f"deleting {session.queue}", RPC_TIMEOUT):
-                await session.underlay.queue_delete(session.queue)
-        except BrokerError as error:
-            logger.debug("%s; it goes with the connection", error)
-        await super()._end(session)

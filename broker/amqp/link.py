@@ -54,7 +54,7 @@ class Link:
     @property
     def address(self) -> str:
         """Where it connects to, without the credentials."""
-        return str(self._url.with_user(None).with_query(None))
+        return str(self._url.with_user(None).with_query(None)) if self._url.absolute else "the URL"
 
     async def open(self) -> None:
         """Raises BrokerUnavailable with the address and the cause."""

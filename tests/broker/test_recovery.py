@@ -8,9 +8,11 @@ from time import monotonic
 
 import pytest
 from aio_pika import connect
+from aio_pika.exceptions import AMQPError
 
 from broker.amqp import AmqpBroker
-from broker.base import Broker, BrokerUnavailable, Message, Unroutable
+from broker.amqp.consumer import TransientConsumer
+from broker.base import Broker, BrokerError, BrokerUnavailable, Message, Subscription, Unroutable
 from schemas.topology import CONTROL, request_queue, topology
 from tests.broker.inbox import BodyInbox, Inbox, until
 from tests.services import RabbitMQ, free_port
@@ -95,6 +97,7 @@ async def test_a_subscription_cancelled_before_the_loss_does_not_come_back(
     await subscription.cancel()
     await asyncio.to_thread(rabbitmq.close_connections)
     await persistently(lambda: publish(broker, b"new"))
+    await persistently(lambda: broker.queue_depth(QUEUE.name))  # it goes over the other connection
     await held.ack()
     assert await broker.queue_depth(QUEUE.name) == 2
     assert inbox.waiting == 0
@@ -189,6 +192,7 @@ async def test_cancelled_calls_are_cancelled(broker: AmqpBroker, rabbitmq: Rabbi
         ("amqp://guest:secret@127.0.0.1:{free}/", "127.0.0.1:{free}"),
         ("amqp://guest:secret@127.0.0.1:{port}/", "127.0.0.1:{port}"),
         ("http://guest:secret@127.0.0.1:{port}/", "no AMQP address"),
+        ("guest:secret@127.0.0.1", "no AMQP address"),
     ],
 )
 async def test_a_failed_connect_says_where_and_keeps_the_secret(rabbitmq: RabbitMQ, address: str, reason: str) -> None:
@@ -198,3 +202,52 @@ async def test_a_failed_connect_says_where_and_keeps_the_secret(rabbitmq: Rabbit
         await broker.connect()
     assert "secret" not in str(caught.value)
     await broker.close()
+
+
+async def test_a_memory_alarm_stops_publishing_only(broker: AmqpBroker, rabbitmq: RabbitMQ) -> None:
+    inbox = Inbox()
+    await broker.consume(QUEUE.name, inbox, prefetch=1)
+    await publish(broker, b"held")
+    await publish(broker, b"ready")
+    held = await inbox.next()
+    await asyncio.to_thread(rabbitmq.raise_memory_alarm)
+    try:
+        with pytest.raises(BrokerUnavailable, match="no answer"):  # though it is delivered after the alarm
+            await broker.publish(QUEUE.exchange, QUEUE.routing_key, Message(b"late"), timeout=0.2)
+        async with asyncio.timeout(5):
+            assert await broker.queue_depth(QUEUE.name) == 1
+        await held.ack()
+        assert await inbox.bodies(1) == [b"ready"]
+    finally:
+        await asyncio.to_thread(rabbitmq.clear_memory_alarm)
+    assert await inbox.bodies(1) == [b"late"]
+    await publish(broker, b"after")
+    assert await inbox.bodies(1) == [b"after"]
+
+
+async def test_a_channel_that_dies_alone_leaves_no_queue_behind(
+    broker: AmqpBroker, rabbitmq: RabbitMQ, url: str
+) -> None:
+    declared = await asyncio.to_thread(rabbitmq.queues, url)
+    with pytest.raises(BrokerError, match=r"test\.absent"):
+        await broker.subscribe(BodyInbox(), exchange="test.absent")
+    inbox = BodyInbox()
+    subscription = await broker.subscribe(inbox, exchange=CONTROL)
+    before = subscription.queue
+    await kill_channel(subscription)
+
+    async def renamed() -> bool:
+        return subscription.queue != before
+
+    await until(renamed)
+    await broker.publish(CONTROL, "", Message(b"once"))
+    assert await inbox.take(1) == [b"once"]
+    assert await asyncio.to_thread(rabbitmq.queues, url) == declared | {subscription.queue}
+
+
+async def kill_channel(subscription: Subscription) -> None:
+    """Have the broker close the channel of a subscription, and no other."""
+    assert isinstance(subscription, TransientConsumer)
+    assert subscription._session is not None
+    with pytest.raises(AMQPError):
+        await subscription._session.underlay.queue_declare("test.absent", passive=True)
