@@ -56,7 +56,7 @@ async def _check(settings: ApiCommandSettings) -> None:
 def _supervise(settings: ApiCommandSettings, listener: socket.socket) -> None:
     """uvicorn's supervisor starts the processes, replaces one that dies, and hands them the stop signal."""
     _announce(settings, listener)
-    supervisor = Multiprocess(http_config(AppFactory(settings), settings, factory=True), [listener])
+    supervisor = Multiprocess(http_config(AppFactory(settings), settings, processes=settings.processes), [listener])
     supervisor.run()
     if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
         raise PartEnded("HTTP server", None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -14,7 +15,7 @@ from api.settings import ApiSettings
 from api.store import Store
 from broker.base import Broker
 from cli.errors import StartError
-from cli.settings import ApiCommandSettings, HttpSettings, ServeSettings
+from cli.settings import DrainSettings, HttpSettings
 
 BACKLOG = 2048
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -63,16 +64,16 @@ def make_app(broker: Broker, store: Store, settings: HttpSettings) -> FastAPI:
     return create_app(broker=broker, store=store, settings=ApiSettings(request_timeout=settings.request_timeout))
 
 
-def http_config(app: object, settings: ApiCommandSettings | ServeSettings, *, factory: bool = False) -> uvicorn.Config:
-    """uvicorn on uvloop and httptools; logging is the command's own."""
+def http_config(app: Any, settings: DrainSettings, *, processes: int = 1) -> uvicorn.Config:
+    """uvicorn on uvloop and httptools; logging is the command's own. For several processes `app` is what makes one."""
     return uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        factory=factory,
+        app,
+        factory=processes > 1,
+        workers=processes,
         loop="uvloop",
         http="httptools",
         lifespan="on",
         log_config=None,
         access_log=False,
-        workers=getattr(settings, "processes", 1),
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )

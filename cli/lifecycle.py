@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -10,6 +11,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from cli.errors import PartEnded
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -42,22 +45,23 @@ class StopSignal:
             self._exit_now(EXIT_AT_ONCE)
         self._event.set()
 
-    @property
-    def is_set(self) -> bool:
-        return self._event.is_set()
-
     async def wait(self) -> None:
         await self._event.wait()
 
     async def unless(self, work: Coroutine[Any, Any, T]) -> T | None:
         """The outcome of `work`, or None where the signal comes first; `work` is then cancelled."""
-        task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(self.wait())
-        try:
-            await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
-            return task.result() if task.done() else None
-        finally:
-            await _cancel(task)
-            await _cancel(stopped)
+        return await unless(self._event, work)
+
+
+async def unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """The outcome of `work`, or None where the event is set first; `work` is then cancelled."""
+    task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        await _cancel(task)
+        await _cancel(stopped)
 
 
 class Parts:
@@ -78,7 +82,9 @@ class Parts:
             await _cancel(stopped)
         for name, task in self._tasks.items():
             if task.done():
-                raise PartEnded(name, task.exception())
+                error = task.exception()
+                logger.debug("the %s ended", name, exc_info=error)
+                raise PartEnded(name, error)
 
     async def join(self, name: str, asked: Awaitable[Any] | None = None, timeout: float = STOP_TIMEOUT) -> None:
         """Wait for a part that was told to end, by awaiting `asked` where given; cancel it when it takes too long."""

@@ -90,7 +90,6 @@ def run(name: str, arguments: list[str]) -> None:
 
 def parse(name: str, kind: type[declared.Settings], arguments: list[str]) -> declared.Settings:
     """Settings from flags, then variables, then defaults."""
-    kind.model_config["cli_prog_name"] = f"headrace {name}"
     try:
         return CliApp.run(kind, cli_args=arguments)
     except ValidationError as error:

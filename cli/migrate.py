@@ -9,14 +9,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.store.migrate import downgrade, upgrade
 from cli.errors import StartError
-from cli.services import MIGRATE_TIMEOUT, prepare_data_dir
+from cli.services import MIGRATE_TIMEOUT, check_sqlite_file
 from cli.settings import MigrateSettings
 
 
 def run(settings: MigrateSettings) -> None:
     """Move the schema to the revision. Raises StartError."""
     try:
-        prepare_data_dir(settings)
+        check_sqlite_file(settings, exists=False)
         asyncio.run(_move(settings))
     except (SQLAlchemyError, CommandError, OSError, ValueError, TimeoutError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]

@@ -17,9 +17,8 @@ from cli.http import HttpServer, address_of, http_config, listen, make_app, who_
 from cli.lifecycle import Parts, StopSignal, say
 from cli.services import amqp_broker, connected, make_dispatcher, opened_store
 from cli.settings import ServeSettings
-from cli.worker import load_worker
+from cli.worker import WorkerHost
 from schemas.topology import RESULTS
-from workers.front.worker import Worker
 
 POLL_SECONDS = 0.05
 RECORD_TIMEOUT = 10.0
@@ -46,9 +45,9 @@ async def _serve(settings: ServeSettings) -> None:
         parts.start("HTTP server", server.serve([listener]))
         parts.start("recorder", Recorder(clients[1], store).run())
         parts.start("dispatcher", make_dispatcher(clients[1], store).run())
-        service = Service(settings, parts, server, app, hub)
+        service = Service(settings, parts, server, app, hub, WorkerHost(clients[2], settings))
         try:
-            await service.serve(stop, clients[2], address_of(listener))
+            await service.serve(stop, address_of(listener))
         finally:
             await service.close()
     say("stopped")
@@ -67,14 +66,13 @@ class Service:
     server: HttpServer
     app: FastAPI
     hub: MemoryHub | None
-    worker: Worker | None = None
+    host: WorkerHost
 
-    async def serve(self, stop: StopSignal, broker: Broker, address: str) -> None:
+    async def serve(self, stop: StopSignal, address: str) -> None:
         """Load the worker, announce, and serve until told to stop. Raises StartError, PartEnded."""
-        self.worker = await stop.unless(load_worker(broker, self.settings))
-        if self.worker is None:
+        if await stop.unless(self.host.load()) is None:
             return
-        self.parts.start("worker", self.worker.run())
+        self.parts.start("worker", self.host.run())
         self.parts.start("announcement", self._announce(address))
         await self.parts.wait(stop)
 
@@ -94,8 +92,7 @@ class Service:
         say(f"stopping: requests under way get up to {self.settings.drain_seconds:g} s")
         self.server.should_exit = True
         await self.parts.cancel("announcement", "dispatcher")
-        if self.worker is not None:
-            await self.parts.join("worker", self.worker.drain(self.settings.drain_seconds))
+        await self.parts.join("worker", self.host.drain(self.settings.drain_seconds))
         if self.hub is not None:
             # Nobody is left to serve what still waits in this process's queues.
             await self.app.state.services.client.close()

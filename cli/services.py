@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.jobs.dispatcher import Dispatcher
@@ -61,23 +64,35 @@ async def opened_store(settings: StoreSettings, *, migrate: bool = False) -> Asy
 
 
 async def _open(settings: StoreSettings, migrate: bool) -> Store:
+    store = None
     try:
-        prepare_data_dir(settings)
+        check_sqlite_file(settings, exists=not migrate)
         store = Store(settings.store_url)
         if migrate:
             await asyncio.wait_for(upgrade(settings.store_url), MIGRATE_TIMEOUT)
         await store.open()
         await store.batches.list("", limit=1)  # a table: is the schema there?
     except (StoreError, SQLAlchemyError, OSError, ValueError, TimeoutError) as error:
+        if store is not None:
+            await store.close()
         reason = f"cannot use the database: {_first_line(error)}"
         raise StartError(f"{reason}; check --database-url, that it runs, and that `headrace migrate` has") from error
     return store
 
 
-def prepare_data_dir(settings: StoreSettings) -> None:
-    """Make the folder of the SQLite file. Raises OSError."""
+def check_sqlite_file(settings: StoreSettings, *, exists: bool) -> None:
+    """Where the store is an SQLite file: make the data directory, and raise OSError where the file cannot be made, or
+    where it `exists` not. SQLite itself would make an empty one, or say no more than that it cannot."""
+    url = make_url(settings.store_url)
+    if not url.drivername.startswith("sqlite") or not url.database:
+        return
+    path = Path(url.database)
     if not settings.database_url:
-        settings.data_dir.expanduser().mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if exists and not path.is_file():
+        raise OSError(f"there is no file {path}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise OSError(f"{path} cannot be written")
 
 
 def _first_line(error: Exception) -> str:

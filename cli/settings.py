@@ -139,25 +139,27 @@ class WorkerSettings(Settings):
         )
 
 
-class ServeSettings(HttpSettings, WorkerSettings, DrainSettings, BrokerSettings, StoreSettings):
+class ServeSettings(
+    HttpSettings, WorkerSettings, DrainSettings, BrokerSettings, StoreSettings, cli_prog_name="headrace serve"
+):
     """Everything in one command: api, jobs and a worker, on the embedded broker and SQLite unless told otherwise."""
 
 
-class ApiCommandSettings(HttpSettings, DrainSettings, BrokerSettings, StoreSettings):
+class ApiCommandSettings(HttpSettings, DrainSettings, BrokerSettings, StoreSettings, cli_prog_name="headrace api"):
     """The HTTP tier alone. Needs RabbitMQ and a migrated database; holds no state, so run as many as you like."""
 
     processes: int = Field(1, ge=1, description="processes that share the port")
 
 
-class WorkerCommandSettings(WorkerSettings, DrainSettings, BrokerSettings):
+class WorkerCommandSettings(WorkerSettings, DrainSettings, BrokerSettings, cli_prog_name="headrace worker"):
     """One worker: a front that talks to RabbitMQ, and an engine on one device. Needs no database."""
 
 
-class JobsSettings(BrokerSettings, StoreSettings):
+class JobsSettings(BrokerSettings, StoreSettings, cli_prog_name="headrace jobs"):
     """The dispatcher (batch lines out) and the recorder (results in). Needs RabbitMQ and a migrated database."""
 
 
-class MigrateSettings(StoreSettings):
+class MigrateSettings(StoreSettings, cli_prog_name="headrace migrate"):
     """Bring the database's schema up to date, or take it back."""
 
     revision: str = Field("", description="where to go; empty: head, or with --down base, which drops everything")
@@ -168,13 +170,13 @@ class MigrateSettings(StoreSettings):
         return self.revision or ("base" if self.down else "head")
 
 
-class TopologySettings(BrokerSettings):
+class TopologySettings(BrokerSettings, cli_prog_name="headrace topology"):
     """Declare exchanges and queues on RabbitMQ; safe to repeat."""
 
     models: list[str] = Field(default_factory=list, description="names of models whose request queues to declare too")
 
 
-class PublishSettings(BrokerSettings):
+class PublishSettings(BrokerSettings, cli_prog_name="headrace publish"):
     """Publish straight to the queue and print what comes back. Give one of --message, --messages, --prompt, --file;
     with none of them the message is read from standard input."""
 

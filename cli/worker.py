@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,14 +18,16 @@ import uvloop
 
 from broker.base import Broker
 from cli.errors import StartError
-from cli.lifecycle import Parts, StopSignal, say
+from cli.lifecycle import Parts, StopSignal, say, unless
 from cli.services import amqp_broker, connected
 from cli.settings import WorkerCommandSettings, WorkerSettings
 from workers.front.engine_client import EngineStartError, ProcessEngine
 from workers.front.text import TextProcessor
-from workers.front.worker import Worker
+from workers.front.worker import EngineDiedError, Worker
 
 STILL_LOADING_SECONDS = 10.0
+MAX_DEATHS = 3
+DEATH_SECONDS = 600.0
 
 
 def run(settings: WorkerCommandSettings) -> None:
@@ -35,22 +38,64 @@ def run(settings: WorkerCommandSettings) -> None:
 async def _run(settings: WorkerCommandSettings) -> None:
     stop = StopSignal().install()
     async with connected(amqp_broker(settings, "headrace-worker")) as broker:
-        worker = await stop.unless(load_worker(broker, settings))
-        if worker is None:
+        host = WorkerHost(broker, settings)
+        if await stop.unless(host.load()) is None:
             return
         parts = Parts()
-        parts.start("worker", worker.run())
+        parts.start("worker", host.run())
         say(f"ready: serving {settings.model_name} from the queue")
         try:
             await parts.wait(stop)
             say(f"stopping: running requests get up to {settings.drain_seconds:g} s")
-            await parts.join("worker", worker.drain(settings.drain_seconds))
+            await parts.join("worker", host.drain(settings.drain_seconds))
         finally:
             await parts.cancel()
     say("stopped")
 
 
-async def load_worker(broker: Broker, settings: WorkerSettings) -> Worker:
+class WorkerHost:
+    """Keeps a worker at work. An engine that dies is loaded again, up to MAX_DEATHS times in DEATH_SECONDS: its jobs wait
+    in their queue meanwhile, and streams go on behind what their readers have shown."""
+
+    def __init__(self, broker: Broker, settings: WorkerSettings) -> None:
+        self._broker = broker
+        self._settings = settings
+        self._worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+        self._worker: Worker | None = None
+        self._draining = asyncio.Event()
+        self._deaths: deque[float] = deque(maxlen=MAX_DEATHS)
+
+    async def load(self) -> Worker:
+        """Load the model. Raises StartError."""
+        self._worker = await load_worker(self._broker, self._settings, self._worker_id)
+        return self._worker
+
+    async def run(self) -> None:
+        """Serve until drained; `load` comes first. Raises EngineDiedError where it dies too often, StartError."""
+        while True:
+            assert self._worker is not None, "load before run"
+            try:
+                return await self._worker.run()
+            except EngineDiedError as error:
+                self._count_death(error)
+            if await unless(self._draining, self.load()) is None:
+                return None
+
+    def _count_death(self, error: EngineDiedError) -> None:
+        now = time.monotonic()
+        if len(self._deaths) == MAX_DEATHS and now - self._deaths[0] < DEATH_SECONDS:
+            raise error
+        self._deaths.append(now)
+        say(f"{error}: loading it again, requests wait")
+
+    async def drain(self, grace: float) -> None:
+        """Take no more jobs and let those here end within `grace` seconds."""
+        self._draining.set()
+        if self._worker is not None:
+            await self._worker.drain(grace)
+
+
+async def load_worker(broker: Broker, settings: WorkerSettings, worker_id: str) -> Worker:
     """Load tokenizer and engine, saying so. Raises StartError. The worker's `run` closes the engine."""
     async with _progress(settings.model):
         text = await asyncio.to_thread(load_text, settings)
@@ -60,7 +105,7 @@ async def load_worker(broker: Broker, settings: WorkerSettings) -> Worker:
             engine,
             text.processor,
             model=settings.model_name,
-            worker_id=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}",
+            worker_id=worker_id,
             sampling_defaults=text.sampling_defaults,
         )
         try:

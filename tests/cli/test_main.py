@@ -84,7 +84,8 @@ def test_what_cannot_start_says_why_in_one_line(
     [
         (["worker", "--amqp-url", NOBODY], "cannot use the broker"),
         (["topology", "--amqp-url", NOBODY], "cannot use the broker"),
-        (["jobs", "--amqp-url", NOBODY, "--database-url", "sqlite:////nonexistent/x.db"], "check --database-url"),
+        (["jobs", "--amqp-url", NOBODY, "--database-url", "sqlite:////nonexistent/x.db"], "there is no file"),
+        (["serve", "--port", "0", "--database-url", "sqlite:////nonexistent/x.db"], "x.db cannot be written"),
         (["api", "--port", "0", "--amqp-url", NOBODY, "--database-url", "postgresql://127.0.0.1:1/x"], "the database"),
         (["serve", "--port", "0", "--model", "/nonexistent.gguf"], "no model at '/nonexistent.gguf'"),
         (["serve", "--port", "0", "--data-dir", "/proc/nowhere"], "check --database-url"),
@@ -108,8 +109,10 @@ def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_database_without_schema_says_what_to_run(tmp_path: Path) -> None:
+    (tmp_path / "empty.db").touch()
     ended = run("api", "--port", "0", "--amqp-url", NOBODY, "--database-url", f"sqlite:///{tmp_path}/empty.db")
     assert ended.returncode == 2
+    assert "no such table" in ended.stderr
     assert "headrace migrate" in ended.stderr
 
 

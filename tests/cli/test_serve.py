@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.cli.conftest import Start
+from tests.cli.headrace import Running
 
 pytestmark = pytest.mark.model
 MODEL = "smollm2-135m-instruct"
@@ -50,7 +52,7 @@ def usage_rows(folder: Path) -> list[tuple[str, int]]:
 def test_a_stream_under_way_is_finished_before_the_end(start: Start, tmp_path: Path) -> None:
     served = start("serve", "--port", "0", "--data-dir", str(tmp_path))
     url = served.wait_for(READY)[2]
-    body = ask("Count from 1 to 100.", stream=True, max_tokens=120, ignore_eos=True)
+    body = ask("Count from 1 to 100.", stream=True, max_tokens=60, ignore_eos=True)
     with (
         httpx.Client(base_url=url, timeout=60) as client,
         client.stream("POST", "/v1/chat/completions", json=body) as got,
@@ -61,8 +63,8 @@ def test_a_stream_under_way_is_finished_before_the_end(start: Start, tmp_path: P
         events = [first, *(line for line in lines if line.startswith("data: "))]
     assert events[-1] == "data: [DONE]"
     assert json.loads(events[-2][6:])["choices"][0]["finish_reason"] == "length"
-    assert served.process.wait(30) == 0
-    assert usage_rows(tmp_path) == [("completed", 120)]
+    assert served.process.wait(100) == 0
+    assert usage_rows(tmp_path) == [("completed", 60)]
 
 
 def test_a_signal_while_the_model_loads_ends_it_too(start: Start, tmp_path: Path) -> None:
@@ -70,3 +72,38 @@ def test_a_signal_while_the_model_loads_ends_it_too(start: Start, tmp_path: Path
     served.wait_for("loading demo")
     assert served.stop() == 0
     assert served.log.read_text().endswith("stopped\n")
+
+
+def test_an_engine_that_dies_costs_a_pause(start: Start, tmp_path: Path) -> None:
+    # fp32: what is computed anew, in larger pieces, rounds to the same tokens.
+    served = start("serve", "--port", "0", "--data-dir", str(tmp_path), "--dtype", "float32")
+    url = served.wait_for(READY)[2]
+    body = ask("Count from 1 to 100.", max_tokens=80, ignore_eos=True)
+    with httpx.Client(base_url=url, timeout=90) as client:
+        whole = client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]["content"]
+        with client.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as got:
+            lines = (line for line in got.iter_lines() if line.startswith("data: "))
+            events = [next(lines) for _ in range(10)]
+            engine_of(served).kill()
+            events += lines
+    assert events[-1] == "data: [DONE]"
+    assert "".join(json.loads(event[6:])["choices"][0]["delta"].get("content") or "" for event in events[:-1]) == whole
+    assert served.stop() == 0
+    assert "exit code -9: loading it again" in served.log.read_text()
+    assert usage_rows(tmp_path) == [("completed", 80)] * 2
+
+
+def test_an_engine_that_dies_again_and_again_ends_the_service(start: Start, tmp_path: Path) -> None:
+    served = start("serve", "--port", "0", "--data-dir", str(tmp_path), "--max-model-len", "256")
+    served.wait_for(READY)
+    for deaths in range(4):
+        served.wait_for(rf"(?s)(loaded demo.*){{{deaths + 1}}}")
+        engine_of(served).kill()
+    assert served.process.wait(30) == 1
+    last = served.log.read_text().splitlines()[-1]
+    assert last == "headrace: the worker failed: EngineDiedError: the engine process ended with exit code -9"
+
+
+def engine_of(served: Running) -> psutil.Process:
+    """The engine process of a running service: the child that has loaded a model."""
+    return max(psutil.Process(served.process.pid).children(), key=lambda child: child.memory_info().rss)
