@@ -49,8 +49,11 @@ def amqp_broker(settings: BrokerSettings, name: str) -> Broker:
     if not settings.amqp_url:
         raise StartError("no broker: give --amqp-url or set AMQP_URL; `headrace serve` alone brings its own")
     if urlsplit(settings.amqp_url).scheme not in ("amqp", "amqps"):
-        raise StartError(f"--amqp-url: {settings.amqp_url!r} does not begin with amqp:// or amqps://")
-    return AmqpBroker(settings.amqp_url, name=name)
+        raise StartError("--amqp-url does not begin with amqp:// or amqps://")
+    try:
+        return AmqpBroker(settings.amqp_url, name=name)
+    except ValueError as error:  # the address may hold a password, so it is not shown
+        raise StartError(f"--amqp-url cannot be read: {error}") from error
 
 
 @asynccontextmanager

@@ -7,8 +7,13 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 import pytest
+import torch
 
 from tests.services import Postgres, RabbitMQ, ServiceMissing
+
+if not torch.cuda.is_available():
+    # Triton asks once, when the first kernel is defined: before any test module imports one.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 S = TypeVar("S", RabbitMQ, Postgres)
 

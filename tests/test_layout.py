@@ -36,7 +36,7 @@ def test_kernels_is_ours() -> None:
     found = find_spec("kernels")
     assert found is not None
     assert found.origin == str(ROOT / "kernels" / "__init__.py")
-    assert packages_distributions().get("kernels", ["headrace"]) == ["headrace"]
+    assert set(packages_distributions().get("kernels", ["headrace"])) == {"headrace"}
 
 
 def test_kernels_init_holds_a_docstring_only() -> None:

@@ -21,7 +21,7 @@ def environment(**variables: str) -> dict[str, str]:
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("HEADRACE_") and name not in ("AMQP_URL", "DATABASE_URL")
+        if not name.startswith("HEADRACE_") and name not in ("AMQP_URL", "DATABASE_URL", "TRITON_INTERPRET")
     }
     # One thread: those of a parallel region wait for each other, for ever longer the busier the machine is.
     quiet = {"CUDA_VISIBLE_DEVICES": "", "HEADRACE_THREADS": "1", "HEADRACE_DRAIN_SECONDS": "90"}
