@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # the interpreter gets bf16 wrong without saying so

@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.kernels.conftest import error, limit  # isort: skip  (sets the interpreter up before the kernels are imported)
-
 from kernels.activation import silu_mul_torch, silu_mul_triton
 from kernels.argmax import argmax_torch, argmax_triton
 from kernels.decode_attention import (
@@ -27,6 +25,7 @@ from kernels.prefill_attention import (
 )
 from kernels.rope import CacheSlots, rope_and_cache_torch, rope_and_cache_triton
 from kernels.sampling import apply_penalties, draw, philox_uniform, truncate
+from tests.kernels.conftest import error, limit
 
 pytestmark = pytest.mark.gpu if torch.cuda.is_available() else []
 KERNEL_SHAPES = [(1, 8), (3, 48), (5, 576)]
