@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import httpx
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from tests.engine.tiny import reference
 from workers.model.loaders.config import read_config, read_generation_defaults
 from workers.model.loaders.errors import ModelLoadError
 from workers.model.loaders.export import export_folder
 from workers.model.loaders.gguf_file import gguf_name
-from workers.model.loaders.resolve import resolve
+from workers.model.loaders.resolve import _HUB_FILES, _NOT_HUB_FILES, resolve
 from workers.model.loaders.tokenizer import load_tokenizer
 from workers.model.loaders.weights import DummyWeights, open_weights
 
@@ -164,8 +168,28 @@ def test_a_hub_id_is_found_in_the_local_cache(tmp_path: Path, monkeypatch: pytes
     refs.mkdir()
     (refs / "main").write_text(commit)
     assert resolve("org/tiny", cache_dir=tmp_path) == snapshot
+    (snapshot / "config.json").unlink()
+    with pytest.raises(ModelLoadError, match=r"'org/tiny' on the HuggingFace hub has no config\.json"):
+        resolve("org/tiny", cache_dir=tmp_path)
     with pytest.raises(ModelLoadError, match="org/other"):
         resolve("org/other", cache_dir=tmp_path)
+
+
+def test_weights_are_downloaded_once_and_in_one_layout() -> None:
+    wanted = ["config.json", "model-00001-of-00002.safetensors", "merges.txt", "tokenizer.model", "chat_template.jinja"]
+    others = ["consolidated.safetensors", "original/model.safetensors", "pytorch_model.bin", "model.gguf", "README.md"]
+    found = filter_repo_objects(wanted + others, allow_patterns=_HUB_FILES, ignore_patterns=_NOT_HUB_FILES)
+    assert list(found) == wanted
+
+
+@pytest.mark.parametrize("error", [httpx.ConnectError(""), OSError("disk full\nmore"), ValueError("bad name")])
+def test_a_hub_that_fails_is_one_line(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(ModelLoadError, match=r"cannot get 'org/tiny' from the HuggingFace hub: [^\n]+$"):
+        resolve("org/tiny", cache_dir=tmp_path)
 
 
 @pytest.mark.model
@@ -197,3 +221,18 @@ def test_the_demo_model_by_both_roads(tmp_path: Path) -> None:
     prompt = first.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     assert prompt == second.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     assert prompt.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+
+
+@pytest.mark.model
+def test_the_demo_model_is_what_transformers_reads_in_it() -> None:
+    """Every tensor, by transformers' own GGUF reader."""
+    path = resolve("demo")
+    raw = read_config(path)
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**{key: raw[key] for key in raw if key != "architectures"}))
+    theirs = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
+    assert set(theirs) == {name for name, _ in model.named_parameters()}
+    source = open_weights(path)
+    for name, parameter in model.named_parameters():
+        got = source.get(name, tuple(parameter.shape), T, CPU)
+        assert torch.allclose(got, theirs[name].to(T), rtol=0, atol=1e-6), name

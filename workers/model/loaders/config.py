@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from workers.model.loaders.errors import ModelLoadError
 from workers.model.loaders.gguf_file import ARCHITECTURES, GGUFFile, open_gguf
 
+_LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+"""What Llama 3.1, 3.2 and 3.3 share; their `factor` differs."""
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
@@ -23,7 +28,7 @@ class GenerationDefaults:
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ModelLoadError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
@@ -53,6 +58,8 @@ def read_generation_defaults(path: Path) -> GenerationDefaults:
 
 def _gguf_config(file: GGUFFile) -> dict[str, Any]:
     architecture = file.architecture
+    if file.setting("expert_count", 0):
+        raise ModelLoadError(f"{file.path}: mixtures of experts are not supported")
     heads, hidden = file.setting("attention.head_count"), file.setting("embedding_length")
     vocab = file.get(f"{architecture}.vocab_size") or len(file.get("tokenizer.ggml.tokens", []))
     config = {
@@ -73,8 +80,32 @@ def _gguf_config(file: GGUFFile) -> dict[str, Any]:
         "bos_token_id": file.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": file.get("tokenizer.ggml.eos_token_id"),
     }
-    scaling = file.get(f"{architecture}.rope.scaling.type")
-    if scaling not in (None, "none"):
-        factor = file.setting("rope.scaling.factor", 1.0)
-        config["rope_scaling"] = {"rope_type": scaling, "factor": factor}
-    return config
+    if architecture == "llama":
+        config["attention_bias"] = file.has("model.layers.0.self_attn.q_proj.bias")
+        config["mlp_bias"] = file.has("model.layers.0.mlp.up_proj.bias")
+    scaling = _rope_scaling(file, config["rope_theta"], config["head_dim"])
+    return config if scaling is None else {**config, "rope_scaling": scaling}
+
+
+def _rope_scaling(file: GGUFFile, theta: float, head_dim: int) -> dict[str, Any] | None:
+    """A file names linear scaling and its like; of Llama 3's it holds only what each frequency is divided by."""
+    kind = file.get(f"{file.architecture}.rope.scaling.type")
+    if kind not in (None, "none"):
+        return {"rope_type": kind, "factor": file.setting("rope.scaling.factor", 1.0)}
+    factors = file.rope_factors()
+    if factors is None or bool((factors == 1).all()):
+        return None
+    factor = round(float(factors.max()), 3)
+    expected = _llama3_factors(factor, theta, head_dim)
+    if factors.shape != expected.shape or not torch.allclose(factors, expected, rtol=1e-3):
+        raise ModelLoadError(f"{file.path}: tensor rope_freqs.weight holds other factors than those of Llama 3")
+    return {"rope_type": "llama3", "factor": factor, **_LLAMA3_ROPE}
+
+
+def _llama3_factors(factor: float, theta: float, head_dim: int) -> torch.Tensor:
+    """[head_dim / 2]: 1 for short wavelengths, `factor` for long ones, and a smooth way between them."""
+    low, high = _LLAMA3_ROPE["low_freq_factor"], _LLAMA3_ROPE["high_freq_factor"]
+    wavelengths = 2 * math.pi * theta ** (torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    turns = _LLAMA3_ROPE["original_max_position_embeddings"] / wavelengths
+    smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0)
+    return (1 / (smooth + (1 - smooth) / factor)).float()

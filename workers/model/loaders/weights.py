@@ -14,6 +14,9 @@ from workers.model.loaders.config import read_json
 from workers.model.loaders.errors import ModelLoadError
 from workers.model.loaders.gguf_file import open_gguf
 
+_STORED = frozenset({torch.float32, torch.float16, torch.bfloat16})
+"""Other types are parts of a quantized weight, and mean nothing without its scales."""
+
 
 class WeightSource(Protocol):
     def get(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -53,27 +56,33 @@ class SafetensorsWeights:
         file_name = self._file_of.get(name)
         if file_name is None:
             raise ModelLoadError(f"{self._folder}: tensor {name} is missing")
+        path = self._folder / file_name
         try:
             tensor = self._shard(file_name).get_tensor(name)
-        except SafetensorError as error:
-            raise ModelLoadError(f"{self._folder / file_name}: tensor {name} cannot be read: {error}") from error
-        return check_shape(self._folder / file_name, name, tensor, shape).to(device=device, dtype=dtype)
+        except (OSError, SafetensorError) as error:
+            raise ModelLoadError(f"{path}: tensor {name} cannot be read: {error}") from error
+        if tensor.dtype not in _STORED:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ModelLoadError(f"{path}: tensor {name} is {kind}; quantized checkpoints are not supported")
+        return check_shape(path, name, tensor, shape).to(device=device, dtype=dtype)
 
     def _index(self) -> dict[str, str]:
         index, single = self._folder / "model.safetensors.index.json", self._folder / "model.safetensors"
         if index.is_file():
-            return dict(read_json(index).get("weight_map", {}))
+            files = read_json(index).get("weight_map")
+            if not isinstance(files, dict):
+                raise ModelLoadError(f"{index} has no weight_map")
+            return files
         if not single.is_file():
             raise ModelLoadError(f"{self._folder} has no model.safetensors and no model.safetensors.index.json")
-        return dict.fromkeys(self._shard(single.name).keys(), single.name)
+        try:
+            return dict.fromkeys(self._shard(single.name).keys(), single.name)
+        except (OSError, SafetensorError) as error:
+            raise ModelLoadError(f"{single} cannot be opened: {error}") from error
 
     def _shard(self, file_name: str) -> Any:
         if file_name not in self._open:
-            path = self._folder / file_name
-            try:
-                self._open[file_name] = safe_open(path, framework="pt", device="cpu")
-            except (OSError, SafetensorError) as error:
-                raise ModelLoadError(f"{path} cannot be opened: {error}") from error
+            self._open[file_name] = safe_open(self._folder / file_name, framework="pt", device="cpu")
         return self._open[file_name]
 
 
