@@ -10,7 +10,7 @@ from workers.engine.request import Request, RequestState
 from workers.engine.runner import ModelRunner, StepHandle
 from workers.engine.sampler import Sampled
 from workers.engine.scheduler import Scheduler
-from workers.protocol import AddRequest, EngineStats, StepOutput, TokenLogprobs, TokenOutput
+from workers.protocol import AddRequest, EngineStats, TokenLogprobs, TokenOutput
 
 
 class InvalidRequest(ValueError):
@@ -84,10 +84,6 @@ class Engine:
             prefix_query_tokens=scheduler.prefix_query_tokens,
             preemptions=scheduler.preemptions,
         )
-
-    def step_output(self) -> StepOutput:
-        """One step with the load after it, as the front takes it."""
-        return StepOutput(self.step(), self.stats())
 
     def _validate(self, added: AddRequest) -> None:
         limit = self.scheduler.config.max_model_len
