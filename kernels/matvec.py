@@ -1,9 +1,9 @@
 """y = W x for one row, bound by reading W once: what a single stream's decode step consists of.
 
 A library product tiles for many rows and leaves bandwidth unused when there is one: on an H200 the four products of a
-Llama-3.1-8B layer take 122.7 us as library calls and 107.3 us here at the best shapes, where reading their
-weights takes 101.4 us. Each program owns two rows of W and streams them through once. With `gated`, W holds a gate and an up half, and silu(gate) * up is
-applied before anything is written.
+Llama-3.1-8B layer take 122.7 us as library calls and 107.3 us here at the best shapes, where reading their weights takes
+101.4 us. Each program owns two rows of W and streams them through once. With `gated`, W holds a gate and an up half, and
+silu(gate) * up is applied before anything is written.
 """
 
 from __future__ import annotations
