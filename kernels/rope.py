@@ -18,17 +18,35 @@ from kernels.norm import rms_norm
 
 
 @dataclass
+class Rotation:
+    """The angles of a step's tokens. cos, sin: [max positions, head_dim / 2] fp32; positions: [tokens] int64."""
+
+    cos: Tensor
+    sin: Tensor
+    positions: Tensor
+
+    @cached_property
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """Factors of x and of x with its halves swapped: [tokens, 1, head_dim] fp32 each."""
+        cos, sin = self.cos[self.positions], self.sin[self.positions]
+        return torch.cat((cos, cos), -1).unsqueeze(1), torch.cat((-sin, sin), -1).unsqueeze(1)
+
+
+@dataclass
 class CacheSlots:
     """Where the tokens of a step go in the cache. slots: [tokens] int64, block * block_size + offset."""
 
     slots: Tensor
+    blocks: int
     kv_heads: int
     block_size: int
 
     @cached_property
     def rows(self) -> Tensor:
-        """[tokens * kv_heads]: rows of the cache viewed as [blocks * kv_heads * block_size, head_dim]."""
+        """Rows of the cache viewed as [2 * blocks * kv_heads * block_size, head_dim], by token: the keys of its heads, then
+        the values."""
         heads = torch.arange(self.kv_heads, device=self.slots.device)
+        heads = torch.cat((heads, heads + self.blocks * self.kv_heads))
         blocks = (self.slots // self.block_size)[:, None] * self.kv_heads + heads
         return (blocks * self.block_size + (self.slots % self.block_size)[:, None]).flatten()
 
@@ -82,9 +100,7 @@ def _rope_and_cache_kernel(
 
 def rope_and_cache_triton(
     qkv: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    positions: Tensor,
+    rotation: Rotation,
     kv_cache: Tensor,
     slots: CacheSlots,
     heads: int,
@@ -99,25 +115,24 @@ def rope_and_cache_triton(
     grid = (qkv.shape[0], triton.cdiv(heads + 2 * kv_heads, rows))
     q_weight, k_weight = (qkv, qkv) if q_norm is None or k_norm is None else (q_norm, k_norm)
     _rope_and_cache_kernel[grid](
-        qkv, q, kv_cache, slots.slots, positions, cos, sin, q_weight, k_weight, eps, kv_cache.stride(0),
+        qkv, q, kv_cache, slots.slots, rotation.positions, rotation.cos, rotation.sin, q_weight, k_weight, eps,
+        kv_cache.stride(0),
         heads, kv_heads, dim, block_size, q_norm is not None, triton.next_power_of_2(dim // 2), rows, qkv.is_cuda,
         num_warps=2, launch_pdl=qkv.is_cuda,
     )  # fmt: skip
     return q
 
 
-def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate x [tokens, heads, head_dim] by fp32 cos and sin [tokens, head_dim / 2]."""
-    first, second = x.float().chunk(2, dim=-1)
-    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """x: [tokens, heads, head_dim]; returns it rotated, in fp32."""
+    cos, sin = rotation.rows
+    wide = x.float()
+    return (wide * cos).addcmul_(wide.roll(x.shape[-1] // 2, -1), sin)
 
 
 def rope_and_cache_torch(
     qkv: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    positions: Tensor,
+    rotation: Rotation,
     kv_cache: Tensor,
     slots: CacheSlots,
     heads: int,
@@ -127,26 +142,19 @@ def rope_and_cache_torch(
 ) -> Tensor:
     """As rope_and_cache."""
     kv_heads, dim = kv_cache.shape[2], kv_cache.shape[4]
-    cos, sin = cos[positions], sin[positions]
     parts = qkv.view(qkv.shape[0], -1, dim)
-    values = parts[:, heads + kv_heads :]
-    if q_norm is None or k_norm is None:
-        rotated = rope(parts[:, : heads + kv_heads], cos, sin)
-        queries, keys = rotated[:, :heads], rotated[:, heads:]
-    else:
-        queries = rope(rms_norm(parts[:, :heads], q_norm, eps), cos, sin)
-        keys = rope(rms_norm(parts[:, heads : heads + kv_heads], k_norm, eps), cos, sin)
-    flat = kv_cache.view(2, -1, dim)
-    flat[0].index_copy_(0, slots.rows, keys.reshape(-1, dim))
-    flat[1].index_copy_(0, slots.rows, values.reshape(-1, dim))
-    return queries
+    rotating = parts[:, : heads + kv_heads]
+    if q_norm is not None and k_norm is not None:
+        weights = torch.cat((q_norm.expand(heads, dim), k_norm.expand(kv_heads, dim)))
+        rotating = rms_norm(rotating, weights, eps)
+    parts[:, : heads + kv_heads] = rotate(rotating, rotation)
+    kv_cache.view(-1, dim).index_copy_(0, slots.rows, parts[:, heads:].reshape(-1, dim))
+    return parts[:, :heads]
 
 
 def rope_and_cache(
     qkv: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    positions: Tensor,
+    rotation: Rotation,
     kv_cache: Tensor,
     slots: CacheSlots,
     heads: int,
@@ -154,10 +162,9 @@ def rope_and_cache(
     k_norm: Tensor | None = None,
     eps: float = 1e-6,
 ) -> Tensor:
-    """Returns rotated q [tokens, heads, head_dim]; writes rotated k, and v, to the cache.
+    """Returns rotated q [tokens, heads, head_dim]; writes rotated k, and v, to the cache. `qkv` may be overwritten.
 
-    qkv: [tokens, (heads + 2 kv_heads) * head_dim]; cos, sin: [max positions, head_dim / 2] fp32; positions: [tokens]
-    int64; q_norm, k_norm: [head_dim], RMSNorm weights.
+    qkv: [tokens, (heads + 2 kv_heads) * head_dim]; q_norm, k_norm: [head_dim], RMSNorm weights.
     """
     run = rope_and_cache_triton if qkv.is_cuda else rope_and_cache_torch
-    return run(qkv, cos, sin, positions, kv_cache, slots, heads, q_norm, k_norm, eps)
+    return run(qkv, rotation, kv_cache, slots, heads, q_norm, k_norm, eps)

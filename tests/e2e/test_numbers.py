@@ -185,8 +185,8 @@ def test_logits(reference: Reference) -> None:
 
 def whole_prompt(ids: torch.Tensor, cache: torch.Tensor) -> Batch:
     """One sequence from its first token on, in the cache's blocks from 1 on."""
-    heads, size = cache.shape[3:5]
+    blocks, heads, size = cache.shape[2:5]
     positions = torch.arange(len(ids))
     tables = torch.arange(1, cache.shape[2], dtype=torch.int32)[None]
     prefill = PrefillContext([Span(0, 0, len(ids), len(ids))], tables, None)
-    return Batch(ids, positions, CacheSlots(positions + size, heads, size), 0, None, prefill, None)
+    return Batch(ids, positions, CacheSlots(positions + size, blocks, heads, size), 0, None, prefill, None)

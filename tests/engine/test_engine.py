@@ -40,7 +40,7 @@ def test_logits_are_those_of_transformers(family: str) -> None:
     cache = torch.zeros(shape, device=tiny.DEVICE)
     positions = torch.arange(len(ids), device=tiny.DEVICE)
     spans = [Span(0, 0, len(ids), len(ids))]
-    slots = CacheSlots(positions + size, ours.config.num_kv_heads, size)
+    slots = CacheSlots(positions + size, shape[2], ours.config.num_kv_heads, size)
     tables = torch.arange(1, 10, dtype=torch.int32, device=tiny.DEVICE)[None]
     prefill = PrefillContext(spans, tables, torch.from_numpy(plan_tiles(spans)).to(tiny.DEVICE))
     got = ours.forward(Batch(ids.to(tiny.DEVICE), positions, slots, 0, None, prefill, None), cache).cpu()

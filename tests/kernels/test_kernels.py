@@ -23,7 +23,7 @@ from kernels.prefill_attention import (
     prefill_attention_torch,
     prefill_attention_triton,
 )
-from kernels.rope import CacheSlots, rope_and_cache_torch, rope_and_cache_triton
+from kernels.rope import CacheSlots, Rotation, rope_and_cache_torch, rope_and_cache_triton
 from kernels.sampling import apply_penalties, draw, philox_uniform, truncate
 from tests.kernels.conftest import error, limit
 
@@ -75,12 +75,12 @@ def test_rope_and_cache(heads: int, kv_heads: int, dim: int, with_norm: bool, dt
     qkv = torch.randn(tokens, (heads + 2 * kv_heads) * dim, device=device).to(dtype)
     angles = torch.rand(32, dim // 2, device=device) * 6
     positions = torch.tensor([0, 7, 31, 3, 12], device=device)
-    slots = CacheSlots(torch.tensor([9, 4, 15, 23, 6], device=device), kv_heads, block_size)
+    slots = CacheSlots(torch.tensor([9, 4, 15, 23, 6], device=device), 6, kv_heads, block_size)
     norms = [torch.rand(dim, device=device).to(dtype) + 0.5 for _ in range(2)] if with_norm else [None, None]
     caches = [torch.full((2, 6, kv_heads, block_size, dim), 3.0, device=device).to(dtype) for _ in range(2)]
-    arguments = (angles.cos(), angles.sin(), positions)
-    want = rope_and_cache_torch(qkv.clone(), *arguments, caches[0], slots, heads, *norms)
-    got = rope_and_cache_triton(qkv, *arguments, caches[1], slots, heads, *norms)
+    rotation = Rotation(angles.cos(), angles.sin(), positions)
+    want = rope_and_cache_torch(qkv.clone(), rotation, caches[0], slots, heads, *norms)
+    got = rope_and_cache_triton(qkv, rotation, caches[1], slots, heads, *norms)
     assert error(got, want) < limit(dtype)
     assert error(caches[1], caches[0]) < limit(dtype)
 

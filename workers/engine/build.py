@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,4 +135,11 @@ def _allocate_cache(
     decoder: DecoderConfig, blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     shape = (decoder.num_layers, 2, blocks, decoder.num_kv_heads, block_size, decoder.head_dim)
-    return torch.zeros(shape, dtype=dtype, device=device)
+    if device.type == "cuda":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    if hasattr(
+        mmap, "MADV_HUGEPAGE"
+    ):  # Linux: fills 2 GiB in a fraction of the time, and attention misses the TLB less
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape).zero_()

@@ -18,7 +18,7 @@ class Slots:
 
     def __init__(self, count: int, max_model_len: int, kv_cache: Tensor) -> None:
         self.device = kv_cache.device
-        self.kv_heads, self.block_size = kv_cache.shape[3], kv_cache.shape[4]
+        self.blocks, self.kv_heads, self.block_size = kv_cache.shape[2:5]
         self.dummy = count
         table_length = -(-max_model_len // self.block_size)
         self.block_tables = torch.zeros(count + 1, table_length, dtype=torch.int32, device=self.device)
@@ -45,7 +45,8 @@ class Slots:
     def cache_slots(self, slots: Tensor, positions: Tensor) -> CacheSlots:
         """Where tokens at `positions` of the requests in `slots` are kept."""
         blocks = self.block_tables[slots, positions // self.block_size].long()
-        return CacheSlots(blocks * self.block_size + positions % self.block_size, self.kv_heads, self.block_size)
+        slots_in_cache = blocks * self.block_size + positions % self.block_size
+        return CacheSlots(slots_in_cache, self.blocks, self.kv_heads, self.block_size)
 
     def decode_context(self, slots: Tensor, max_length: int, shared: Tensor | None = None) -> DecodeContext:
         return DecodeContext(slots, self.block_tables, self.lengths, max_length, self.kv_heads, self.block_size, shared)

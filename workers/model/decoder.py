@@ -12,7 +12,7 @@ from torch import Tensor
 from kernels.decode_attention import decode_attention
 from kernels.norm import add_rms_norm
 from kernels.prefill_attention import prefill_attention
-from kernels.rope import rope_and_cache
+from kernels.rope import Rotation, rope_and_cache
 from workers.model.batch import Batch
 from workers.model.config import DecoderConfig, RopeConfig
 from workers.model.linear import Linear
@@ -94,10 +94,11 @@ class Decoder:
         """Logits [rows, vocab] in the model's dtype."""
         eps = self.config.norm_eps
         x = self.embedding[batch.tokens]
+        rotation = Rotation(self.cos, self.sin, batch.positions)
         residual: Tensor | None = None
         for layer, cache in zip(self.layers, kv_cache, strict=True):
             x, residual = add_rms_norm(x, residual, layer.input_norm, eps)
-            x = self._attention(layer, x, batch, cache)
+            x = self._attention(layer, x, rotation, batch, cache)
             x, residual = add_rms_norm(x, residual, layer.mlp_norm, eps)
             x = layer.down(layer.gate_up.gated(x))
         if batch.logit_rows is not None:
@@ -106,14 +107,12 @@ class Decoder:
         x, _ = add_rms_norm(x, residual, self.final_norm, eps)
         return self.head(x)
 
-    def _attention(self, layer: Layer, x: Tensor, batch: Batch, cache: Tensor) -> Tensor:
+    def _attention(self, layer: Layer, x: Tensor, rotation: Rotation, batch: Batch, cache: Tensor) -> Tensor:
         config = self.config
         scale = config.head_dim**-0.5
         q = rope_and_cache(
             layer.qkv(x),
-            self.cos,
-            self.sin,
-            batch.positions,
+            rotation,
             cache,
             batch.cache_slots,
             config.num_heads,

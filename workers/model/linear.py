@@ -9,6 +9,8 @@ from torch.nn.functional import linear, pad
 from kernels.activation import silu_mul
 from kernels.matvec import matvec_triton
 
+_packed_linear = torch.ops.mkldnn._linear_pointwise.default
+
 
 class Linear:
     """y = x W^T + b. x: [tokens, in]; W: [out, in]; b: [out].
@@ -25,9 +27,11 @@ class Linear:
     def __call__(self, x: Tensor) -> Tensor:
         if self.packed:
             rows = x.shape[0]
-            x = pad(x, (0, 0, 0, _padded(rows) - rows))
-            out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-            return out[:rows]
+            padded = _padded(rows)
+            if padded > rows:
+                x = pad(x, (0, 0, 0, padded - rows))
+            out: Tensor = _packed_linear(x, self.weight, self.bias, "none", [], "")
+            return out[:rows] if padded > rows else out
         if x.is_cuda and x.shape[0] == 1:
             return matvec_triton(x, self.weight, self.bias)
         return linear(x, self.weight, self.bias)
