@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 
-USAGE = """usage: headrace bench cpu | offline [--help]
+USAGE = """usage: headrace bench cpu | offline | http [--help]
 
   cpu       the demo model on this CPU: transformers generate() and Headrace side by side, in one run
   offline   the engine alone on a workload of fixed shape: one JSON line a workload
+  http      a load on any OpenAI-compatible server: rates, latencies, goodput
 """
 
 
@@ -20,6 +21,10 @@ def main(arguments: list[str]) -> None:
         from bench.offline import main as offline
 
         offline(arguments[1:])
+    elif arguments[:1] == ["http"]:
+        from bench.http import main as http
+
+        http(arguments[1:])
     else:
         print(USAGE, end="")
         sys.exit(0 if arguments[:1] in (["-h"], ["--help"]) else 2)

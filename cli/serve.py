@@ -17,19 +17,20 @@ from cli.http import HttpServer, address_of, http_config, listen, make_app, who_
 from cli.lifecycle import Parts, StopSignal, say
 from cli.services import amqp_broker, connected, make_dispatcher, opened_store
 from cli.settings import ServeSettings
-from cli.worker import WorkerHost
+from cli.worker import NewEngine, WorkerHost
 from schemas.topology import RESULTS
+from workers.front.engine_client import ProcessEngine
 
 POLL_SECONDS = 0.05
 RECORD_TIMEOUT = 10.0
 
 
-def run(settings: ServeSettings) -> None:
+def run(settings: ServeSettings, new_engine: NewEngine = ProcessEngine) -> None:
     """Serve until SIGINT or SIGTERM. Raises StartError, PartEnded."""
-    uvloop.run(_serve(settings))
+    uvloop.run(_serve(settings, new_engine))
 
 
-async def _serve(settings: ServeSettings) -> None:
+async def _serve(settings: ServeSettings, new_engine: NewEngine) -> None:
     stop = StopSignal().install()
     hub = None if settings.amqp_url else MemoryHub()
     listener = listen(settings)
@@ -45,7 +46,7 @@ async def _serve(settings: ServeSettings) -> None:
         parts.start("HTTP server", server.serve([listener]))
         parts.start("recorder", Recorder(clients[1], store).run())
         parts.start("dispatcher", make_dispatcher(clients[1], store).run())
-        service = Service(settings, parts, server, app, hub, WorkerHost(clients[2], settings))
+        service = Service(settings, parts, server, app, hub, WorkerHost(clients[2], settings, new_engine))
         try:
             await service.serve(stop, address_of(listener))
         finally:

@@ -8,7 +8,7 @@ import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +21,8 @@ from cli.errors import StartError
 from cli.lifecycle import Parts, StopSignal, say, unless
 from cli.services import amqp_broker, connected
 from cli.settings import WorkerCommandSettings, WorkerSettings
-from workers.front.engine_client import EngineStartError, ProcessEngine
+from workers.engine.config import EngineConfig
+from workers.front.engine_client import EngineClient, EngineStartError, ProcessEngine
 from workers.front.text import TextProcessor
 from workers.front.worker import EngineDiedError, Worker
 
@@ -29,16 +30,19 @@ STILL_LOADING_SECONDS = 10.0
 MAX_DEATHS = 3
 DEATH_SECONDS = 600.0
 
+NewEngine = Callable[[EngineConfig], EngineClient]
+"""Makes the engine's client: another than ProcessEngine's default where the service around an engine is measured."""
 
-def run(settings: WorkerCommandSettings) -> None:
+
+def run(settings: WorkerCommandSettings, new_engine: NewEngine = ProcessEngine) -> None:
     """Serve until SIGINT or SIGTERM. Raises StartError, PartEnded."""
-    uvloop.run(_run(settings))
+    uvloop.run(_run(settings, new_engine))
 
 
-async def _run(settings: WorkerCommandSettings) -> None:
+async def _run(settings: WorkerCommandSettings, new_engine: NewEngine) -> None:
     stop = StopSignal().install()
     async with connected(amqp_broker(settings, "headrace-worker")) as broker:
-        host = WorkerHost(broker, settings)
+        host = WorkerHost(broker, settings, new_engine)
         if await stop.unless(host.load()) is None:
             return
         parts = Parts()
@@ -57,9 +61,10 @@ class WorkerHost:
     """Keeps a worker at work. An engine that dies is loaded again, up to MAX_DEATHS times in DEATH_SECONDS: its jobs wait
     in their queue meanwhile, and streams go on behind what their readers have shown."""
 
-    def __init__(self, broker: Broker, settings: WorkerSettings) -> None:
+    def __init__(self, broker: Broker, settings: WorkerSettings, new_engine: NewEngine = ProcessEngine) -> None:
         self._broker = broker
         self._settings = settings
+        self._new_engine = new_engine
         self._worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self._worker: Worker | None = None
         self._draining = asyncio.Event()
@@ -67,7 +72,7 @@ class WorkerHost:
 
     async def load(self) -> Worker:
         """Load the model. Raises StartError."""
-        self._worker = await load_worker(self._broker, self._settings, self._worker_id)
+        self._worker = await load_worker(self._broker, self._settings, self._worker_id, self._new_engine)
         return self._worker
 
     async def run(self) -> None:
@@ -95,11 +100,11 @@ class WorkerHost:
             await self._worker.drain(grace)
 
 
-async def load_worker(broker: Broker, settings: WorkerSettings, worker_id: str) -> Worker:
+async def load_worker(broker: Broker, settings: WorkerSettings, worker_id: str, new_engine: NewEngine) -> Worker:
     """Load tokenizer and engine, saying so. Raises StartError. The worker's `run` closes the engine."""
     async with _progress(settings.model):
         text = await asyncio.to_thread(load_text, settings)
-        engine = ProcessEngine(msgspec.structs.replace(settings.engine_config(), model=str(text.path)))
+        engine = new_engine(msgspec.structs.replace(settings.engine_config(), model=str(text.path)))
         worker = Worker(
             broker,
             engine,
