@@ -58,6 +58,12 @@ def unsupported_parameter(param: str) -> ApiError:
     return ApiError(400, f"'{param}' is not supported by this service.", param=param, code="unsupported_parameter")
 
 
+def broker_unavailable() -> ApiError:
+    """No connection to the broker, no confirmation in time, or a stream that did not come back after it."""
+    message = "The message broker is not available. Try again in a moment."
+    return ApiError(503, message, SERVER, code="broker_unavailable", retry_after=2)
+
+
 def model_not_found(model: str, served: Sequence[str] = ()) -> ApiError:
     """No worker serves `model`; `served` are some that are."""
     message = f"The model '{model}' does not exist or is not served here."

@@ -4,86 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 
-from api.errors import SERVER, ApiError
+from api.errors import SERVER, ApiError, broker_unavailable
+from api.shown_tokens import REPAIR_SECONDS, GapError, Inquiry, ReaderCounters, ShownTokens
 from schemas.messages import Delta, Job, Result
 
 log = logging.getLogger(__name__)
 
 Event = Delta | Result
-
-
-@dataclass(slots=True)
-class ReaderCounters:
-    """What a reader saw since its start; all only grow."""
-
-    frames: int = 0
-    malformed_frames: int = 0
-    stale_epochs: int = 0
-    repeated_deltas: int = 0
-    gaps: int = 0
-    slow_readers: int = 0
-    resumes: int = 0
-    unknown_jobs: int = 0
-    lost_reply_queues: int = 0
-
-
-class GapError(Exception):
-    """A delta that does not begin where the known tokens of its choice end."""
-
-
-class ShownTokens:
-    """The tokens of one job that have reached its reader, by choice; decides what is new."""
-
-    def __init__(self, choices: int, counters: ReaderCounters) -> None:
-        self.epoch = 0
-        self._tokens: list[list[int]] = [[] for _ in range(choices)]
-        self._finished = [False] * choices
-        self._counters = counters
-
-    def is_current(self, epoch: int) -> bool:
-        """Whether `epoch` is the highest seen; a higher one becomes it. Lower ones come from a worker that has lost the
-        job without knowing it yet."""
-        if epoch < self.epoch:
-            self._counters.stale_epochs += 1
-            return False
-        self.epoch = epoch
-        return True
-
-    def is_new(self, delta: Delta) -> bool:
-        """Whether to show `delta`, which then counts as shown.
-
-        Text cannot be cut by tokens, so a delta is new as a whole or known as a whole: a worker that resumes begins
-        exactly where the reader stands. Raises GapError for anything else.
-        """
-        if not self.is_current(delta.epoch):
-            return False
-        if not 0 <= delta.choice < len(self._tokens):
-            raise GapError(f"choice {delta.choice} of {len(self._tokens)}")
-        known = self._tokens[delta.choice]
-        end = delta.offset + len(delta.token_ids)
-        if self._finished[delta.choice] or (delta.offset < len(known) and end <= len(known)):
-            self._counters.repeated_deltas += 1
-            return False
-        if delta.offset != len(known):
-            raise GapError(f"tokens {delta.offset} to {end} of choice {delta.choice} after {len(known)} known ones")
-        known.extend(delta.token_ids)
-        self._finished[delta.choice] = delta.finish_reason is not None
-        return True
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every choice has been shown to its end."""
-        return all(self._finished)
-
-    def snapshot(self, epoch: int) -> list[list[int]]:
-        """The token ids shown of each choice, for a worker that resumes in `epoch`; what older epochs send from now on
-        is stale."""
-        self.epoch = max(self.epoch, epoch)
-        return [list(tokens) for tokens in self._tokens]
 
 
 class JobStream:
@@ -92,6 +23,9 @@ class JobStream:
     The buffer is bounded in tokens; one delta always fits, since a resumed job may catch up in one. A reader that falls
     further behind fails with `slow_reader`: keeping everything for it would let a few stalled clients take the whole
     process down, and holding back the reply queue would stall every other client.
+
+    Where something is missing, `on_gap` is told the job's id once; from then on `is_due` says when to ask about it
+    again. What stays missing for REPAIR_SECONDS ends the stream with an error.
     """
 
     def __init__(
@@ -100,9 +34,11 @@ class JobStream:
         max_buffered_tokens: int,
         counters: ReaderCounters,
         on_failure: Callable[[JobStream], None],
+        on_gap: Callable[[str], None],
     ) -> None:
-        self.reply_to = ""
+        now = time.monotonic()
         self._shown = {job.id: ShownTokens(job.sampling.n, counters) for job in jobs}
+        self._inquiries = {job.id: Inquiry(now) for job in jobs}
         self._unfinished = {job.id for job in jobs}
         self._streamed = {job.id for job in jobs if job.stream}
         self._events: deque[Event] = deque()
@@ -112,6 +48,7 @@ class JobStream:
         self._error: ApiError | None = None
         self._counters = counters
         self._on_failure = on_failure
+        self._on_gap = on_gap
 
     @property
     def failed(self) -> bool:
@@ -123,35 +60,66 @@ class JobStream:
         """Ids of the jobs without a Result."""
         return frozenset(self._unfinished)
 
-    def shown(self, job: str, epoch: int) -> list[list[int]]:
+    def answer(self, job: str, epoch: int) -> list[list[int]]:
         """Token ids shown of each choice of `job`, for a worker that resumes it in `epoch`."""
+        self._inquiries[job].heard = True
         return self._shown[job].snapshot(epoch)
 
+    def position(self, job: str) -> tuple[int, list[list[int]]]:
+        """The highest epoch seen of `job`, and the token ids shown of each choice."""
+        return self._shown[job].epoch, self._shown[job].snapshot()
+
     def put_delta(self, delta: Delta) -> None:
-        """Take in a delta. A gap or a reader too far behind ends the stream with an error."""
+        """Take in a delta. A reader too far behind ends the stream with an error."""
         if self._error is not None or delta.job not in self._unfinished:
             return
+        shown, inquiry = self._shown[delta.job], self._inquiries[delta.job]
+        inquiry.heard = True
         try:
-            new = self._shown[delta.job].is_new(delta)
+            new = shown.is_new(delta)
         except GapError as gap:
-            self._fail_with_gap(str(gap))
+            self._miss(delta.job, str(gap))
             return
-        if new:
+        if not new:
+            return
+        if inquiry.missing and not shown.has_gap:
+            self._found(inquiry)
+        if delta.token_ids or delta.text or delta.finish_reason:  # else a worker's word that there is nothing new
             self._put(delta, max(1, len(delta.token_ids)))
 
     def put_result(self, result: Result) -> None:
         """Take in a terminal Result, once for each job. One that completes a streamed job whose last tokens have not
-        come (its worker got no answer when it asked where to go on) is a gap."""
-        shown = self._shown[result.job]
+        come is not taken: it will come again, behind them."""
+        shown, inquiry = self._shown[result.job], self._inquiries[result.job]
         if result.job not in self._unfinished or not shown.is_current(result.epoch):
             return
-        self._unfinished.discard(result.job)
-        if self._error is not None:
-            return
         if result.job in self._streamed and result.outcome == "completed" and not shown.is_complete:
-            self._fail_with_gap("its last ones did not come")
+            shown.lack_end()
+            self._miss(result.job, "its last ones did not come")
             return
-        self._put(result, 1)
+        self._unfinished.discard(result.job)
+        if inquiry.missing:
+            self._found(inquiry)
+        if self._error is None:
+            self._put(result, 1)
+
+    def reconnected(self) -> None:
+        """Frames may have been lost: ask about every job."""
+        now = time.monotonic()
+        for job in self._unfinished:
+            if self._shown[job].has_begun:
+                self._inquiries[job].lost(now, "their connection was lost")
+            self._inquiries[job].hurry(now)
+
+    def is_due(self, job: str, now: float) -> bool:
+        """Whether to ask the workers about `job` now. Ends the stream where something has been missing for too long."""
+        inquiry = self._inquiries[job]
+        if self._error is not None or job not in self._unfinished:
+            return False
+        if inquiry.missing and now - inquiry.missing_since > REPAIR_SECONDS:
+            self._give_up(inquiry, gap=self._shown[job].has_gap)
+            return False
+        return inquiry.is_due(now)
 
     def fail(self, error: ApiError) -> None:
         """End the stream: what is buffered may still be taken, then `error` is raised. The first error stays. The jobs
@@ -182,10 +150,28 @@ class JobStream:
             for event in events:
                 yield event
 
-    def _fail_with_gap(self, what: str) -> None:
+    def _miss(self, job: str, what: str) -> None:
+        inquiry = self._inquiries[job]
+        if inquiry.missing:
+            return
         self._counters.gaps += 1
-        log.error("tokens lost on their way here: %s", what)
-        self.fail(ApiError(500, f"The stream lost tokens: {what}.", SERVER, code="stream_gap"))
+        log.warning("job %s has lost tokens on their way here: %s", job, what)
+        now = time.monotonic()
+        inquiry.lost(now, what)
+        inquiry.is_due(now)  # asked by whoever is told now
+        self._on_gap(job)
+
+    def _found(self, inquiry: Inquiry) -> None:
+        self._counters.repairs += 1
+        inquiry.found()
+
+    def _give_up(self, inquiry: Inquiry, *, gap: bool) -> None:
+        self._counters.unrepaired += 1
+        if gap:
+            log.error("tokens lost: %s", inquiry.missing)
+            self.fail(ApiError(500, f"The stream lost tokens: {inquiry.missing}.", SERVER, code="stream_gap"))
+        else:
+            self.fail(broker_unavailable())
 
     def _put(self, event: Event, tokens: int) -> None:
         self._buffered += tokens

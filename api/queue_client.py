@@ -1,12 +1,14 @@
 """Submits jobs to the request queues and hands their frames to those who wait.
 
-One reply queue for the whole process: a frame holds what one engine step produced for all of this process's jobs.
+One reply queue for the whole process: a frame holds what one engine step produced for all of this process's jobs. The
+queue goes with its connection; the name by which workers reach it stays.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Coroutine
@@ -15,16 +17,18 @@ from typing import Any
 
 import msgspec
 
-from api.errors import RATE_LIMIT, SERVER, ApiError, model_not_found
-from api.job_stream import JobStream, ReaderCounters
+from api.errors import RATE_LIMIT, SERVER, ApiError, broker_unavailable, model_not_found
+from api.job_stream import JobStream
+from api.shown_tokens import ReaderCounters
 from api.subscriptions import end
+from api.tally import Tally
 from broker.base import Broker, BrokerError, Message, PublishRejected, Subscription, Unroutable
 from schemas.messages import Control, Frame, Job, ResumeQuery, decode, encode
-from schemas.topology import CONTROL, REQUESTS, request_key
+from schemas.topology import CONTROL, REPLIES, REQUESTS, request_key
 
 log = logging.getLogger(__name__)
 
-WATCH_SECONDS = 1.0
+WATCH_SECONDS = 0.5
 CLOSE_TIMEOUT = 5.0
 CANCEL_AGAIN_SECONDS = 1.0
 """Deltas keep coming until a worker has read the cancel: how long to wait before saying it again."""
@@ -43,6 +47,8 @@ class QueueClient:
 
     def __init__(self, broker: Broker, *, max_buffered_tokens: int = 16_384) -> None:
         self.counters = ReaderCounters()
+        self.reader = f"{REPLIES}.{secrets.token_hex(8)}"
+        self.tally = Tally()
         self._broker = broker
         self._max_buffered_tokens = max_buffered_tokens
         self._streams: dict[str, JobStream] = {}
@@ -57,9 +63,9 @@ class QueueClient:
         return len(self._streams)
 
     async def start(self) -> None:
-        """Open the reply queue. Raises BrokerError."""
-        self._subscription = await self._broker.subscribe(self._on_frame)
-        self._watcher = asyncio.create_task(self._watch_reply_queue(self._subscription))
+        """Open the reply queue; the topology is declared. Raises BrokerError."""
+        self._subscription = await self._broker.subscribe(self._on_frame, exchange=REPLIES, key=self.reader)
+        self._watcher = asyncio.create_task(self._watch(self._subscription))
 
     async def close(self) -> None:
         """Fail the streams still open, cancel their jobs, close the reply queue."""
@@ -76,14 +82,15 @@ class QueueClient:
     async def submit(self, *jobs: Job) -> AsyncIterator[JobStream]:
         """Publish `jobs`, confirmed by the broker, and yield the stream of what they produce. Raises ApiError: 404
         where the model has no queue, 429 where its queue is full, 503 without a broker."""
-        stream = JobStream(jobs, self._max_buffered_tokens, self.counters, self._give_up)
-        stream.reply_to = self._reply_queue()
+        stream = JobStream(jobs, self._max_buffered_tokens, self.counters, self._give_up, self._ask)
         for job in jobs:
             self._streams[job.id] = stream
+        self.tally.begin(jobs)
         try:
-            await self._publish_all(jobs, stream.reply_to)
+            await self._publish_all(jobs)
             yield stream
         finally:
+            self.tally.end(jobs)
             for job in jobs:
                 self._streams.pop(job.id, None)
             if not stream.failed:
@@ -102,19 +109,15 @@ class QueueClient:
             self._cancelled.popitem(last=False)
         self._spawn(self._control(Control(kind="cancel", job=job_id)))
 
-    def _reply_queue(self) -> str:
-        assert self._subscription is not None, "start the client before submitting"
-        return self._subscription.queue
-
-    async def _publish_all(self, jobs: tuple[Job, ...], reply_to: str) -> None:
-        published = await asyncio.gather(*(self._publish(job, reply_to) for job in jobs), return_exceptions=True)
+    async def _publish_all(self, jobs: tuple[Job, ...]) -> None:
+        published = await asyncio.gather(*(self._publish(job) for job in jobs), return_exceptions=True)
         for outcome in published:
             if isinstance(outcome, BaseException):
                 raise outcome
 
-    async def _publish(self, job: Job, reply_to: str) -> None:
-        body = encode(msgspec.structs.replace(job, reply_to=reply_to))
-        message = Message(body, message_id=job.id, reply_to=reply_to)
+    async def _publish(self, job: Job) -> None:
+        body = encode(msgspec.structs.replace(job, reply_to=self.reader))
+        message = Message(body, message_id=job.id, reply_to=self.reader)
         try:
             await self._broker.publish(REQUESTS, request_key(job.model, job.job_class), message)
         except Unroutable:
@@ -141,6 +144,7 @@ class QueueClient:
             else:
                 stream.put_delta(delta)
         for result in frame.results:
+            self.tally.finished(result)
             if (stream := self._streams.get(result.job)) is not None:
                 stream.put_result(result)
         for query in frame.queries:
@@ -158,9 +162,10 @@ class QueueClient:
             self.cancel(query.job)
             return
         self.counters.resumes += 1
-        shown = stream.shown(query.job, query.epoch)
+        shown = stream.answer(query.job, query.epoch)
         log.info("job %s resumes after %s tokens", query.job, [len(tokens) for tokens in shown])
-        self._spawn(self._control(Control(kind="resume", job=query.job, epoch=query.epoch, shown=shown)))
+        answer = Control(kind="resume", job=query.job, epoch=query.epoch, shown=shown, reply_to=self.reader)
+        self._spawn(self._control(answer))
 
     async def _control(self, control: Control) -> None:
         try:
@@ -168,26 +173,38 @@ class QueueClient:
         except BrokerError as error:
             log.warning("control %s for job %s not sent: %s", control.kind, control.job, error)
 
-    async def _watch_reply_queue(self, subscription: Subscription) -> None:
-        """After a reconnection the reply queue has another name, and frames sent to the old one are lost: the streams
-        that waited on it fail at once instead of waiting for ever."""
+    def _ask(self, job_id: str) -> None:
+        if (control := self._question(job_id)) is not None:
+            self._spawn(self._control(control))
+
+    def _question(self, job_id: str) -> Control | None:
+        """What this reader has of a job, and so what it lacks; None where nobody waits for the job any more."""
+        stream = self._streams.get(job_id)
+        if stream is None:
+            return None
+        epoch, shown = stream.position(job_id)
+        return Control(kind="resume", job=job_id, epoch=epoch, shown=shown, reply_to=self.reader)
+
+    async def _watch(self, subscription: Subscription) -> None:
+        """Ask about what has been quiet or incomplete for too long, and about everything after a lost connection: frames
+        for its reply queue are gone."""
+        queue = subscription.queue
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            name = subscription.queue
-            for stream in {stream for stream in self._streams.values() if stream.reply_to != name}:
+            if subscription.queue != queue:
+                queue = subscription.queue
                 self.counters.lost_reply_queues += 1
-                stream.fail(broker_unavailable())
+                for stream in set(self._streams.values()):
+                    stream.reconnected()
+            now = time.monotonic()
+            for job_id, stream in list(self._streams.items()):
+                if stream.is_due(job_id, now) and (question := self._question(job_id)) is not None:
+                    await self._control(question)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def broker_unavailable() -> ApiError:
-    """No connection to the broker, no confirmation in time, or a reply queue lost with its connection."""
-    message = "The message broker is not available. Try again in a moment."
-    return ApiError(503, message, SERVER, code="broker_unavailable", retry_after=2)
 
 
 def queue_full(model: str) -> ApiError:

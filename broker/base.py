@@ -106,10 +106,10 @@ class Broker(Protocol):
         run concurrently, each in a task of its own."""
         ...
 
-    async def subscribe(self, handler: BodyHandler, *, exchange: str | None = None) -> Subscription:
+    async def subscribe(self, handler: BodyHandler, *, exchange: str | None = None, key: str = "") -> Subscription:
         """Consume an exclusive, transient, uniquely named queue without acknowledgement; bodies come one at a time and
-        in order. With `exchange` the queue is bound to that fanout; without, it is a reply queue, addressed by name
-        through the default exchange ""."""
+        in order. With `exchange` the queue is bound to it by `key` (which a fanout ignores); without, it is addressed
+        by its name through the default exchange ""."""
         ...
 
     async def queue_depth(self, queue: str) -> int:

@@ -202,17 +202,19 @@ class MemoryHub:
         if queue not in bound:
             bound.append(queue)
 
-    def add_transient(self, queue: _TransientQueue, exchange: str | None) -> None:
+    def add_transient(self, queue: _TransientQueue, exchange: str | None, key: str) -> None:
         if exchange is not None:
-            self._bind(queue.name, exchange, "")
+            self._bind(queue.name, exchange, key)
         self._queues[queue.name] = queue
 
     def remove_transient(self, queue: _TransientQueue) -> None:
         self._queues.pop(queue.name, None)
         for keys in self._bindings.values():
-            for bound in keys.values():
+            for key, bound in list(keys.items()):
                 if queue.name in bound:
                     bound.remove(queue.name)
+                if not bound:
+                    del keys[key]
         queue.pump.stop()
 
     def has(self, queue: _TransientQueue) -> bool:
@@ -345,11 +347,11 @@ class MemoryBroker:
         consumer.queue.add_consumer(consumer)
         return _ConsumerSubscription(consumer)
 
-    async def subscribe(self, handler: BodyHandler, *, exchange: str | None = None) -> Subscription:
+    async def subscribe(self, handler: BodyHandler, *, exchange: str | None = None, key: str = "") -> Subscription:
         self._require_open()
         pump = BodyPump(handler)
         queue = _TransientQueue(f"headrace.exclusive.{uuid.uuid4().hex}", pump)
-        self._hub.add_transient(queue, exchange)
+        self._hub.add_transient(queue, exchange, key)
         pump.start(self._tasks)
         self._transients = [*filter(self._hub.has, self._transients), queue]
         return _TransientSubscription(self._hub, queue)

@@ -6,6 +6,7 @@ field by its JSON path. Unknown fields are ignored, so that older readers surviv
     requests queue   Job        one request, durable, acknowledged after its Result is confirmed
     results queue    Result     the one terminal message of a job, durable
     reply queue      Frame      what one engine step produced for one reader, transient
+    places fanout    Places     when refused requests were told to come back, api to api, transient
     control fanout   Control    cancel, resume answers, a call for announcements
     status fanout    Status     what a worker serves, its limits, load and measured rate
 """
@@ -187,20 +188,25 @@ class Frame(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Control(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A word to every worker: `cancel` a job; `resume` answers a ResumeQuery with the token ids shown of each choice;
-    `announce` asks for a Status now."""
+    """A word to every worker: `cancel` a job; `resume` says which token ids of each choice its reader has shown, in the
+    highest epoch that it knows; `announce` asks for a Status now.
+
+    A `resume` answers a ResumeQuery, or comes by itself where a reader misses something: the worker that has the job
+    sends all that follows, to `reply_to` if given, and the Result once more if the job has ended.
+    """
 
     kind: Literal["cancel", "resume", "announce"]
     job: str = ""
     epoch: int = 0
     shown: list[list[int]] = []
+    reply_to: str | None = None
 
 
 class Status(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A worker's announcement, every two seconds and on request; `leaving` says that it stops serving.
 
     Rates are tokens per second, measured over the last ten seconds of work; `queued_tokens` counts prompt and possible
-    output tokens accepted but not finished.
+    output tokens accepted but not finished. `interactive_waiting` counts the jobs of that class without a token yet.
     """
 
     worker: str
@@ -210,6 +216,7 @@ class Status(Struct, frozen=True, kw_only=True, omit_defaults=True):
     created: int = 0
     running: int = 0
     waiting: int = 0
+    interactive_waiting: int = 0
     max_running: int = 0
     queued_tokens: int = 0
     kv_blocks_used: int = 0
@@ -220,6 +227,24 @@ class Status(Struct, frozen=True, kw_only=True, omit_defaults=True):
     sampling_defaults: dict[str, Any] = {}
     leaving: bool = False
     sent: float = field(default_factory=time.time)
+
+
+class Place(Struct, frozen=True, array_like=True):
+    """A place in a queue for `jobs` jobs of a refused request, which its `key` recognises when it comes again. `due` is
+    in Unix seconds."""
+
+    key: str
+    due: float
+    jobs: int = 1
+
+
+class Places(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one api process has promised for a model since it last said so, and which promises were called in there."""
+
+    api: str
+    model: str
+    promised: list[Place] = []
+    taken: list[Place] = []
 
 
 M = TypeVar("M", bound=Struct)

@@ -5,7 +5,9 @@ headrace.results  (direct)   key "results"          ──►  headrace.results 
 headrace.dead     (direct)   key "dead"             ──►  headrace.dead                       quorum
 headrace.control  (fanout)                          ──►  one exclusive queue per worker
 headrace.status   (fanout)                          ──►  one exclusive queue per api process
-"" (default)      key = queue name                  ──►  reply queues, one exclusive queue per reader
+headrace.places   (fanout)                          ──►  one exclusive queue per api process
+headrace.replies  (direct)   key = reader's name    ──►  one exclusive queue per api process, another after a lost connection
+"" (default)      key = queue name                  ──►  reply queues of direct publishers
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ RESULTS = "headrace.results"
 DEAD = "headrace.dead"
 CONTROL = "headrace.control"
 STATUS = "headrace.status"
+PLACES = "headrace.places"
+REPLIES = "headrace.replies"
 RESULTS_KEY = "results"
 DEAD_KEY = "dead"
 
@@ -72,6 +76,12 @@ def request_queue(model: str, job_class: JobClass, max_length: int | None = 100_
     )
 
 
+def reply_address(reader: str) -> tuple[str, str]:
+    """Exchange and routing key of a job's `reply_to`. The name of an api process stays when its queue is lost with its
+    connection; any other name is that of a queue."""
+    return (REPLIES if reader.startswith(f"{REPLIES}.") else "", reader)
+
+
 def topology(models: tuple[str, ...] = ()) -> Topology:
     """The whole topology, with the request queues of `models`."""
     exchanges = (
@@ -80,6 +90,8 @@ def topology(models: tuple[str, ...] = ()) -> Topology:
         Exchange(DEAD, "direct"),
         Exchange(CONTROL, "fanout"),
         Exchange(STATUS, "fanout"),
+        Exchange(PLACES, "fanout"),
+        Exchange(REPLIES, "direct"),
     )
     queues = [Queue(RESULTS, RESULTS, RESULTS_KEY), Queue(DEAD, DEAD, DEAD_KEY)]
     queues += [request_queue(model, job_class) for model in models for job_class in JOB_CLASSES]

@@ -85,8 +85,8 @@ class AmqpBroker:
             raise ValueError("prefetch must be at least 1")
         return await self._started(DurableConsumer(self._consuming, self._tasks, queue, handler, prefetch))
 
-    async def subscribe(self, handler: BodyHandler, *, exchange: str | None = None) -> Subscription:
-        return await self._started(TransientConsumer(self._consuming, self._tasks, handler, exchange))
+    async def subscribe(self, handler: BodyHandler, *, exchange: str | None = None, key: str = "") -> Subscription:
+        return await self._started(TransientConsumer(self._consuming, self._tasks, handler, exchange, key))
 
     async def _started(self, consumer: Consumer) -> Consumer:
         await consumer.start()

@@ -211,10 +211,11 @@ class TransientConsumer(Consumer):
     """An exclusive queue, named by the broker and so never the same twice: a name of ours could still belong to a
     connection that the broker has not yet given up. It is deleted with its consumer."""
 
-    def __init__(self, link: Link, tasks: TaskSet, handler: BodyHandler, exchange: str | None) -> None:
+    def __init__(self, link: Link, tasks: TaskSet, handler: BodyHandler, exchange: str | None, key: str) -> None:
         super().__init__(link, tasks)
         self._pump = BodyPump(handler)
         self._exchange = exchange
+        self._key = key
 
     async def start(self) -> None:
         await super().start()
@@ -232,7 +233,7 @@ class TransientConsumer(Consumer):
         # Auto-delete, or the queue of a channel that died alone would fill up for as long as the connection lives.
         queue = await channel.declare_queue(exclusive=True, auto_delete=True, arguments=dict(arguments))
         if self._exchange is not None:
-            await queue.bind(self._exchange, "")
+            await queue.bind(self._exchange, self._key)
         session = Session(channel, await channel.get_underlay_channel(), queue.name)
 
         async def deliver(delivered: DeliveredMessage) -> None:

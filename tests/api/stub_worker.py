@@ -35,15 +35,25 @@ from schemas.messages import (
     decode,
     encode,
 )
-from schemas.topology import CONTROL, JOB_CLASSES, RESULTS, RESULTS_KEY, STATUS, request_queue, topology
+from schemas.topology import (
+    CONTROL,
+    JOB_CLASSES,
+    RESULTS,
+    RESULTS_KEY,
+    STATUS,
+    reply_address,
+    request_queue,
+    topology,
+)
 
 
 class StubWorker:
-    """Serves `model` through `broker`. `jobs` and `cancelled` hold what it has seen."""
+    """Serves `model` through `broker`. `jobs`, `cancelled` and `questions` hold what it has seen."""
 
     def __init__(self, broker: Broker, model: str = "stub", name: str = "stub-1") -> None:
         self.jobs: dict[str, Job] = {}
         self.cancelled: set[str] = set()
+        self.questions: list[Control] = []
         self.seen = asyncio.Condition()
         self._broker = broker
         self._model = model
@@ -75,6 +85,11 @@ class StubWorker:
         async with asyncio.timeout(5), self.seen:
             await self.seen.wait_for(lambda: len(self.cancelled) >= count)
 
+    async def until_asked(self, jobs: int) -> None:
+        """Wait until a reader has told, unasked, what it has of so many jobs."""
+        async with asyncio.timeout(5), self.seen:
+            await self.seen.wait_for(lambda: len({asked.job for asked in self.questions}) >= jobs)
+
     async def until_jobs(self, count: int) -> None:
         """Wait until `count` jobs have arrived."""
         async with asyncio.timeout(5), self.seen:
@@ -84,8 +99,12 @@ class StubWorker:
         control = decode(Control, body)
         if control.kind == "announce":
             await self.announce()
-        elif control.kind == "resume" and control.job in self._resumes:
-            self._resumes[control.job].set_result(control)
+        elif control.kind == "resume" and (waiting := self._resumes.pop(control.job, None)) is not None:
+            waiting.set_result(control)
+        elif control.kind == "resume":
+            async with self.seen:
+                self.questions.append(control)
+                self.seen.notify_all()
         elif control.kind == "cancel":
             async with self.seen:
                 self.cancelled.add(control.job)
@@ -137,7 +156,7 @@ class StubWorker:
         reply_to = self.jobs[job_id].reply_to
         assert reply_to is not None
         frame = Frame(worker=self._name, queries=[ResumeQuery(job=job_id, epoch=epoch)])
-        await self._broker.publish("", reply_to, Message(encode(frame)), confirm=False)
+        await self._broker.publish(*reply_address(reply_to), Message(encode(frame)), confirm=False)
         async with asyncio.timeout(5):
             return (await answer).shown
 
@@ -253,7 +272,7 @@ class _Run:
     async def _send(self, deltas: Sequence[Delta] = (), results: Sequence[Result] = ()) -> None:
         if self.job.reply_to is not None and (deltas or results):
             frame = Frame(worker=self._worker, deltas=list(deltas) if self.job.stream else [], results=list(results))
-            await self._broker.publish("", self.job.reply_to, Message(encode(frame)), confirm=False)
+            await self._broker.publish(*reply_address(self.job.reply_to), Message(encode(frame)), confirm=False)
 
 
 def _words(job: Job) -> list[str]:

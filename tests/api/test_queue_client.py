@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import api.job_stream
 import api.queue_client
 from api.errors import ApiError
 from api.job_stream import JobStream
@@ -16,6 +17,7 @@ from api.subscriptions import end
 from broker.base import Broker, BrokerUnavailable, Message, PublishRejected
 from broker.memory import MemoryBroker
 from schemas.messages import Delta, Frame, Job, Result, ResumeQuery, SamplingParams, encode
+from schemas.topology import reply_address
 from tests.api.stub_worker import StubWorker
 
 
@@ -42,7 +44,7 @@ async def read(stream: JobStream) -> tuple[str, Result]:
 async def tell(broker: Broker, client: QueueClient, frame: Frame) -> None:
     """A frame from a worker that the test plays."""
     seen = client.counters.frames
-    await broker.publish("", client._reply_queue(), Message(encode(frame)), confirm=False)
+    await broker.publish(*reply_address(client.reader), Message(encode(frame)), confirm=False)
     async with asyncio.timeout(5):
         while client.counters.frames == seen:  # noqa: ASYNC110 - the client has no event to wait for
             await asyncio.sleep(0)
@@ -53,7 +55,7 @@ async def test_stream_and_result(client: QueueClient, worker: StubWorker) -> Non
         assert client.running_jobs == 1
         text, result = await read(stream)
     assert (text, result.outcome, client.running_jobs) == ("a b c", "completed", 0)
-    assert worker.jobs["j"].reply_to == stream.reply_to
+    assert worker.jobs["j"].reply_to == client.reader
     assert worker.cancelled == set()
 
 
@@ -77,14 +79,18 @@ async def test_repetitions_and_stale_epochs_are_not_shown(client: QueueClient, w
 
 
 @pytest.mark.parametrize("text", ["gap b c d", "mute b"])
-async def test_lost_tokens_are_an_error_not_a_shorter_answer(
-    client: QueueClient, worker: StubWorker, text: str
+async def test_lost_tokens_that_nobody_has_are_an_error_not_a_shorter_answer(
+    client: QueueClient, worker: StubWorker, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
+    monkeypatch.setattr(api.job_stream, "REPAIR_SECONDS", 0.1)
     async with client.submit(job(text)) as stream:
         with pytest.raises(ApiError) as caught:
             await read(stream)
     assert caught.value.code == "stream_gap"
-    assert client.counters.gaps == 1
+    assert (client.counters.gaps, client.counters.unrepaired) == (1, 1)
+    question = worker.questions[0]
+    assert (question.job, question.reply_to) == ("j", client.reader)
+    assert question.shown == ([[0]] if text.startswith("gap") else [[]])
 
 
 async def test_leaving_early_cancels_only_what_has_not_ended(client: QueueClient, worker: StubWorker) -> None:
@@ -113,7 +119,7 @@ async def test_tokens_for_nobody_are_answered_with_one_cancel(
 
 
 async def test_malformed_frames_are_counted_and_dropped(broker: Broker, client: QueueClient) -> None:
-    await broker.publish("", client._reply_queue(), Message(b"{}"), confirm=False)
+    await broker.publish(*reply_address(client.reader), Message(b"{}"), confirm=False)
     await tell(broker, client, Frame(worker="w"))
     assert client.counters.malformed_frames == 1
 
@@ -150,17 +156,14 @@ async def test_failures_to_publish(
     assert client.running_jobs == 0
 
 
-async def test_a_reply_queue_lost_with_its_connection_fails_its_streams(
-    client: QueueClient, worker: StubWorker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with client.submit(job("hang")) as stream:
-        await worker.until_jobs(1)
-        stream.reply_to = "the name before the reconnection"
-        with pytest.raises(ApiError) as caught:
-            await stream.take(5)
-    assert (caught.value.status, caught.value.code) == (503, "broker_unavailable")
+async def test_after_a_lost_connection_every_job_is_asked_about(client: QueueClient, worker: StubWorker) -> None:
+    async with client.submit(job("hang-late b", "late"), job("hang", "queued")) as stream:
+        await stream.take(5)
+        assert client._subscription is not None
+        client._subscription._queue.name = "the name after the reconnection"  # type: ignore[attr-defined]
+        await worker.until_asked(2)
+        assert {(asked.job, tuple(asked.shown[0])) for asked in worker.questions} == {("late", (0, 1)), ("queued", ())}
     assert client.counters.lost_reply_queues == 1
-    await worker.until_cancelled()
 
 
 @pytest.fixture(autouse=True)

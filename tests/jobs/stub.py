@@ -114,8 +114,8 @@ class FaultyBroker:
     async def consume(self, queue: str, handler: Handler, *, prefetch: int) -> Subscription:
         return await self._inner.consume(queue, handler, prefetch=prefetch)
 
-    async def subscribe(self, handler: BodyHandler, *, exchange: str | None = None) -> Subscription:
-        return await self._inner.subscribe(handler, exchange=exchange)
+    async def subscribe(self, handler: BodyHandler, *, exchange: str | None = None, key: str = "") -> Subscription:
+        return await self._inner.subscribe(handler, exchange=exchange, key=key)
 
     async def queue_depth(self, queue: str) -> int:
         return await self._inner.queue_depth(queue)

@@ -111,6 +111,10 @@ class ChoiceRun:
         """All text shown so far."""
         return "".join(self._parts)
 
+    def compact(self) -> None:
+        """Keep the text in one piece: nothing is added any more."""
+        self._parts = [self.text]
+
     def take(self, output: TokenOutput) -> str:
         """Append what the engine made; returns the text that may now be shown."""
         if output.token_ids and self.cached_tokens is None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from broker.base import Broker, BrokerError, Message
 from schemas.messages import Delta, Frame, Result, ResumeQuery, encode
+from schemas.topology import reply_address
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class _Pending:
 
 
 class FrameSender:
-    """Collects deltas, results and queries by reader (the name of its reply queue) and publishes them as frames."""
+    """Collects deltas, results and queries by reader (a job's `reply_to`) and publishes them as frames."""
 
     def __init__(self, broker: Broker, worker_id: str, *, patience: float = PATIENCE) -> None:
         self._broker = broker
@@ -62,6 +63,11 @@ class FrameSender:
         for reader in self._pending:
             if reader not in self._senders:
                 self._senders[reader] = asyncio.create_task(self._send_all(reader))
+
+    def post_result(self, reader: str, result: Result) -> None:
+        """Send a Result once more, behind what was posted; nobody waits for it."""
+        self._of(reader).results.append(result)
+        self.flush()
 
     async def send_query(self, reader: str, query: ResumeQuery) -> None:
         """Raises BrokerError when the frame could not be sent."""
@@ -112,9 +118,10 @@ class FrameSender:
 
     async def _publish(self, reader: str, message: Message) -> None:
         started, delay = time.monotonic(), FIRST_DELAY
+        exchange, key = reply_address(reader)
         while True:
             try:
-                await self._broker.publish("", reader, message, confirm=False)
+                await self._broker.publish(exchange, key, message, confirm=False)
                 return
             except BrokerError:
                 if time.monotonic() - started + delay > self._patience:

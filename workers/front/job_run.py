@@ -37,8 +37,8 @@ def expired() -> Ending:
 class JobRun:
     """A job from its delivery to its Result.
 
-    `epoch` is the delivery's count, `run_epoch` that of the delivery which started it here: they differ after a lost
-    connection. `streaming` says whether deltas go to the reader, `shown` which tokens it had when the job came here.
+    `epoch` is the delivery's count; it grows with a redelivery to the worker that has it. `serial` numbers the runs of
+    this worker's engine. `streaming` says whether deltas go to the reader, `shown` which tokens it had before this run.
     `ended` resolves with the ending, or None where the job is left to another worker; `settled` with whether its Result
     is confirmed.
     """
@@ -46,10 +46,10 @@ class JobRun:
     job: Job
     reader: str | None
     epoch: int
-    run_epoch: int
     streaming: bool
     ended: asyncio.Future[Ending | None]
     settled: asyncio.Future[bool]
+    serial: int = 0
     started: float = field(default_factory=time.time)
     prompt: Prompt | None = None
     shown: list[list[int]] = field(default_factory=list)
@@ -59,7 +59,7 @@ class JobRun:
     def begin(cls, job: Job, reader: str | None, epoch: int) -> JobRun:
         loop = asyncio.get_running_loop()
         streaming = job.stream and reader is not None
-        return cls(job, reader, epoch, epoch, streaming, loop.create_future(), loop.create_future())
+        return cls(job, reader, epoch, streaming, loop.create_future(), loop.create_future())
 
     @property
     def reserved_tokens(self) -> int:
@@ -70,7 +70,7 @@ class JobRun:
 
     def request_id(self, choice: int) -> str:
         """Of the engine's request; differs between runs of one job: a late output never reaches the wrong one."""
-        return f"{self.job.id}/{choice}/{self.run_epoch}"
+        return f"{self.job.id}/{choice}/{self.serial}"
 
     def request_sampling(self, choice: int) -> SamplingParams:
         """Parameters of one engine request. Text is not the engine's affair, so stop strings are left out."""

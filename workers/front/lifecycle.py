@@ -18,6 +18,7 @@ import msgspec
 from broker.base import BrokerError, Delivery
 from schemas.messages import Control, Job, Result
 from schemas.topology import MAX_ATTEMPTS
+from workers.front.ended import EndedJobs
 from workers.front.frames import FrameSender
 from workers.front.intake import Refusal, read_job
 from workers.front.job_run import Ending, JobRun, expired, failed
@@ -62,6 +63,7 @@ class JobLifecycle:
         self._frames = frames
         self._results = results
         self._resume = resume
+        self._ended = EndedJobs()
         self._cancelled: OrderedDict[str, None] = OrderedDict()
         self._handling: set[asyncio.Event] = set()
 
@@ -103,7 +105,7 @@ class JobLifecycle:
         run = self._running.by_id.get(control.job)
         if control.kind == "cancel":
             self._cancel(control.job, run)
-        elif control.kind == "resume" and not self._resume.answer(control) and run is not None:
+        elif control.kind == "resume" and not self._resume.answer(control):
             self._on_resume(control, run)
 
     def _cancel(self, job: str, run: JobRun | None) -> None:
@@ -115,14 +117,30 @@ class JobLifecycle:
         if len(self._cancelled) > REMEMBERED_CANCELS:
             self._cancelled.popitem(last=False)
 
-    def _on_resume(self, control: Control, run: JobRun) -> None:
-        """An answer to another worker's question means that the job is that worker's now. A late answer to our own is
-        caught up with, and so is a reader's word about a gap."""
-        if control.epoch > run.epoch:
+    def _on_resume(self, control: Control, run: JobRun | None) -> None:
+        """A reader says unasked what it has shown: it misses something, or its answer to our own question is late. In a
+        higher epoch than ours it answers another worker's question: the job is that worker's now."""
+        if run is None:
+            self._tell_again(control)
+        elif control.epoch > run.epoch:
             logger.warning("job %s is run by another worker in epoch %d", run.job.id, control.epoch)
             self._running.end(run, None)
-        elif control.epoch == run.epoch and run.job.stream and run.choices and self._is_valid(control.shown, run):
+        else:
+            run.reader = control.reply_to or run.reader
+            if run.job.stream and run.choices and self._is_valid(control.shown, run):
+                self._running.catch_up(run, control.shown)
+
+    def _tell_again(self, control: Control) -> None:
+        """The job has ended here, and its reader waits for the end."""
+        ended = self._ended.get(control.job)
+        if ended is None or control.epoch > ended.run.epoch:
+            return
+        run = ended.run
+        run.reader = control.reply_to or run.reader
+        if run.job.stream and run.choices and self._is_valid(control.shown, run):
             self._running.catch_up(run, control.shown)
+        assert run.reader is not None
+        self._frames.post_result(run.reader, ended.result)
 
     async def _run(self, job: Job, delivery: Delivery) -> None:
         run = JobRun.begin(job, job.reply_to or delivery.message.reply_to, delivery.delivery_count)
@@ -218,8 +236,11 @@ class JobLifecycle:
             return False
         if not await self._results.publish(full if run.job.store_output else brief):
             return False
-        if run.reader is not None and not await self._tell(run.reader, brief if run.job.stream else full):
-            return False
+        if run.reader is not None:
+            told = brief if run.job.stream else full
+            if not await self._tell(run.reader, told):
+                return False
+            self._ended.add(run, told)
         await delivery.ack()
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ class RunningJobs:
         self.tokens_made = 0
         self.busy_seconds = 0.0
         self._last_step = 0.0
+        self._serials = itertools.count()
 
     @property
     def stats(self) -> EngineStats:
@@ -49,9 +51,16 @@ class RunningJobs:
         """Prompt and possible output tokens of all jobs here."""
         return sum(run.reserved_tokens for run in self.by_id.values())
 
+    @property
+    def interactive_waiting(self) -> int:
+        """Interactive jobs without a token yet: those that a new one has to wait behind."""
+        runs = [run for run in self.by_id.values() if run.job.job_class == "interactive"]
+        return sum(not any(choice.tokens for choice in run.choices) for run in runs)
+
     def start(self, run: JobRun, prompt: Prompt) -> None:
         """Give the job's choices to the engine, each after the tokens that its reader has shown."""
         run.prompt = prompt
+        run.serial = next(self._serials)
         sampling = run.job.sampling
         context = ChoiceContext(self._vocabulary, sampling, prompt, StopTokens(sampling, self._eos))
         run.choices = [ChoiceRun(index, context) for index in range(sampling.n)]
@@ -145,20 +154,26 @@ class RunningJobs:
             self._engine.abort(running)
 
     def catch_up(self, run: JobRun, shown: Shown) -> None:
-        """Send a reader all that came after what it has shown, and stream to it from here on."""
+        """Send the reader all that came after what it has shown, and stream to it from here on. A delta without tokens
+        tells a reader that lacks nothing that the job is here."""
         known = [*shown, *[[] for _ in range(len(run.choices) - len(shown))]]
-        pairs = list(zip(run.choices, known, strict=False))
-        run.streaming = run.reader is not None and all(_agree(choice.tokens, tokens) for choice, tokens in pairs)
-        if not run.streaming:
-            logger.error("reader %s has shown other tokens of job %s than were made", run.reader, run.job.id)
+        pairs = list(zip(run.choices, known, strict=True))
+        if any(choice.tokens[: len(tokens)] != tokens for choice, tokens in pairs):
+            self._restart(run, shown)
             return
+        run.streaming = run.reader is not None
         for choice, tokens in pairs:
-            if len(tokens) < len(choice.tokens) or choice.finish_reason is not None:
-                self._post(run, choice, len(tokens), choice.text_since(len(tokens)))
+            is_new = len(tokens) < len(choice.tokens) or choice.finish_reason is not None
+            self._post(run, choice, len(tokens), choice.text_since(len(tokens)) if is_new else "")
         self._frames.flush()
 
-
-def _agree(made: list[int], shown: list[int]) -> bool:
-    """Whether both are beginnings of one sequence."""
-    common = min(len(made), len(shown))
-    return made[:common] == shown[:common]
+    def _restart(self, run: JobRun, shown: Shown) -> None:
+        """The reader has shown more tokens than were made here, or others: its tokens count. Go on behind them."""
+        assert run.prompt is not None
+        if run.ended.done():
+            logger.error("reader %s has shown other tokens of job %s than were made", run.reader, run.job.id)
+            return
+        self.stop(run)
+        run.shown = shown
+        run.streaming = run.reader is not None
+        self.start(run, run.prompt)
