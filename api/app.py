@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from fastapi import FastAPI
 
 from api import handlers
+from api.admission import Admission
 from api.metrics import Metrics
 from api.models import ModelRegistry
 from api.queue_client import QueueClient
@@ -31,7 +32,8 @@ def create_app(*, broker: Broker, store: Store, settings: ApiSettings | None = N
         crash_grace=chosen.crash_grace,
         discovery_seconds=chosen.discovery_seconds,
     )
-    shared = Services(broker, store, chosen, client, registry, Metrics(client, registry))
+    admission = Admission(broker, registry, client.tally, max_wait=chosen.max_wait)
+    shared = Services(broker, store, chosen, client, registry, admission, Metrics(client, registry, admission))
     app = FastAPI(
         title="Headrace",
         lifespan=_lifespan(shared),
@@ -51,7 +53,7 @@ def _lifespan(shared: Services) -> Callable[[FastAPI], AbstractAsyncContextManag
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            for service in (shared.client, shared.models):
+            for service in (shared.client, shared.models, shared.admission):
                 stack.push_async_callback(service.close)
                 await service.start()
             yield

@@ -16,6 +16,7 @@ from api.chunks import ChunkWriter
 from api.disconnect import ClientGone, until_disconnect
 from api.errors import error_of, request_timeout
 from api.handlers import json_response
+from api.idempotency import json_fingerprint
 from api.metrics import JobTimer
 from api.queue_client import QueueClient
 from api.requests import ignored_params, jobs_from_request, parse_body
@@ -32,12 +33,14 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 async def generate(request: Request, endpoint: str) -> Response:
     """Answer a completion request. Raises ApiError before anything has been sent."""
     shared = services(request)
-    parsed = parse_body(endpoint, await read_json(request, shared.settings.max_body_bytes))
+    body = await read_json(request, shared.settings.max_body_bytes)
+    parsed = parse_body(endpoint, body)
     await shared.models.require(parsed.model)
     job_id = secrets.token_hex(16)
     # Should this process die, no worker takes up what nobody waits for any more.
     deadline = time.time() + shared.settings.request_timeout
     jobs = jobs_from_request(parsed, job_id=job_id, owner=OWNER, deadline=deadline)
+    shared.admission.admit(parsed.model, json_fingerprint(endpoint, body), len(jobs))
     body_id = response_id(endpoint, job_id)
     headers = _ignored_header(ignored_params(endpoint, parsed))
     timer = JobTimer(shared.metrics, parsed.model, sum(job.sampling.n for job in jobs))

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from api.admission import Admission
 from api.disconnect import ClientGone
 from api.models import ModelRegistry
 from api.queue_client import QueueClient
@@ -33,9 +34,9 @@ ANSWER_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0
 class Metrics:
     """Counts and times; `render` is the text that Prometheus scrapes."""
 
-    def __init__(self, client: QueueClient, models: ModelRegistry) -> None:
+    def __init__(self, client: QueueClient, models: ModelRegistry, admission: Admission) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(_LiveCollector(client, models))
+        self.registry.register(_LiveCollector(client, models, admission))
         self.requests = Counter(
             "headrace_http_requests", "HTTP requests answered.", ("route", "method", "status"), registry=self.registry
         )
@@ -110,11 +111,12 @@ class JobTimer:
 
 
 class _LiveCollector(Collector):
-    """What the queue client and the model registry know at the moment of the scrape."""
+    """What the queue client, the model registry and admission know at the moment of the scrape."""
 
-    def __init__(self, client: QueueClient, models: ModelRegistry) -> None:
+    def __init__(self, client: QueueClient, models: ModelRegistry, admission: Admission) -> None:
         self._client = client
         self._models = models
+        self._admission = admission
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("headrace_jobs_running", "Jobs waited for here.", self._client.running_jobs)
@@ -123,6 +125,16 @@ class _LiveCollector(Collector):
         for name in MODEL_GAUGES:
             yield self._of_models(GaugeMetricFamily, name)
         yield self._of_models(CounterMetricFamily, "preemptions")
+        yield from self._of_admission()
+
+    def _of_admission(self) -> Iterator[Metric]:
+        decisions = CounterMetricFamily("headrace_admissions", "Requests by decision.", labels=["model", "decision"])
+        for labels, count in self._admission.decisions.items():
+            decisions.add_metric(labels, count)
+        waits = GaugeMetricFamily("headrace_admission_wait_seconds", "Wait of a new request.", labels=["model"])
+        for model, wait in self._admission.waits().items():
+            waits.add_metric([model], wait)
+        yield from (decisions, waits)
 
     def _of_models(self, kind: type[GaugeMetricFamily] | type[CounterMetricFamily], name: str) -> Metric:
         family = kind(f"headrace_model_{name}", f"{name.replace('_', ' ')} of a model.", labels=["model"])

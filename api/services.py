@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from api.admission import Admission
 from api.metrics import Metrics
 from api.models import ModelRegistry
 from api.queue_client import QueueClient
@@ -24,6 +25,7 @@ class Services:
     settings: ApiSettings
     client: QueueClient
     models: ModelRegistry
+    admission: Admission
     metrics: Metrics
 
 

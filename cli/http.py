@@ -61,7 +61,8 @@ def who_may_come(settings: HttpSettings) -> str:
 
 
 def make_app(broker: Broker, store: Store, settings: HttpSettings) -> FastAPI:
-    return create_app(broker=broker, store=store, settings=ApiSettings(request_timeout=settings.request_timeout))
+    api_settings = ApiSettings(request_timeout=settings.request_timeout, max_wait=settings.max_wait)
+    return create_app(broker=broker, store=store, settings=api_settings)
 
 
 def http_config(app: Any, settings: DrainSettings, *, processes: int = 1) -> uvicorn.Config:

@@ -94,6 +94,7 @@ class HttpSettings(Settings):
     host: str = Field("127.0.0.1", description="address to listen on; whoever reaches it may use the service")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     request_timeout: float = Field(1800.0, gt=0, description="seconds that a request may take in all")
+    max_wait: float = Field(30.0, gt=0, description="estimated seconds in the queue beyond which a request is refused")
 
 
 class DrainSettings(Settings):

@@ -168,6 +168,7 @@ class Worker:
             created=self._created,
             running=stats.running,
             waiting=stats.waiting,
+            interactive_waiting=running.interactive_waiting,
             max_running=self._ready.max_running,
             queued_tokens=running.queued_tokens,
             kv_blocks_used=stats.kv_blocks_used,
