@@ -47,7 +47,6 @@ class QueueClient:
 
     def __init__(self, broker: Broker, *, max_buffered_tokens: int = 16_384) -> None:
         self.counters = ReaderCounters()
-        self.tally = Tally()
         self.reader = f"{REPLIES}.{secrets.token_hex(8)}"
         self.tally = Tally()
         self._broker = broker
