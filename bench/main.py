@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 
-USAGE = """usage: headrace bench cpu | offline | http [--help]
+USAGE = """usage: headrace bench cpu | offline | http | overhead [--help]
 
   cpu       the demo model on this CPU: transformers generate() and Headrace side by side, in one run
   offline   the engine alone on a workload of fixed shape: one JSON line a workload
   http      a load on any OpenAI-compatible server: rates, latencies, goodput
+  overhead  what HTTP, queue and worker add to an engine that is called in process
 """
 
 
@@ -25,6 +26,10 @@ def main(arguments: list[str]) -> None:
         from bench.http import main as http
 
         http(arguments[1:])
+    elif arguments[:1] == ["overhead"]:
+        from bench.overhead import main as overhead
+
+        overhead(arguments[1:])
     else:
         print(USAGE, end="")
         sys.exit(0 if arguments[:1] in (["-h"], ["--help"]) else 2)

@@ -36,6 +36,7 @@ class StackSettings:
     database_url: str = ""
     processes: int = 1
     max_running: int = 512
+    threads: int | None = None
     new_engine: NewEngine
 
 
@@ -105,15 +106,23 @@ def _parts(settings: StackSettings) -> dict[str, Callable[..., None]]:
 def _serve(settings: StackSettings, folder: Path, database: str, port: int) -> None:
     from cli.serve import run
 
-    flags: dict[str, Any] = {"model": settings.model, "max_running": settings.max_running, "database_url": database}
-    run(ServeSettings(**flags, amqp_url="", data_dir=folder, port=port, log_level="warning"), settings.new_engine)
+    flags = _worker_flags(settings) | {"amqp_url": "", "database_url": database, "data_dir": folder}
+    run(ServeSettings(**flags, port=port), settings.new_engine)
 
 
 def _worker(settings: StackSettings, folder: Path, database: str, port: int) -> None:
     from cli.worker import run
 
-    flags: dict[str, Any] = {"model": settings.model, "max_running": settings.max_running}
-    run(WorkerCommandSettings(**flags, amqp_url=settings.amqp_url, log_level="warning"), settings.new_engine)
+    run(WorkerCommandSettings(**_worker_flags(settings), amqp_url=settings.amqp_url), settings.new_engine)
+
+
+def _worker_flags(settings: StackSettings) -> dict[str, Any]:
+    return {
+        "model": settings.model,
+        "max_running": settings.max_running,
+        "threads": settings.threads,
+        "log_level": "warning",
+    }
 
 
 def _api(settings: StackSettings, folder: Path, database: str, port: int) -> None:
