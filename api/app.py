@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from api import handlers
 from api.admission import Admission
+from api.keyed import KeyedRequests
 from api.metrics import Metrics
 from api.models import ModelRegistry
 from api.queue_client import QueueClient
@@ -33,7 +34,9 @@ def create_app(*, broker: Broker, store: Store, settings: ApiSettings | None = N
         discovery_seconds=chosen.discovery_seconds,
     )
     admission = Admission(broker, registry, client.tally, max_wait=chosen.max_wait)
-    shared = Services(broker, store, chosen, client, registry, admission, Metrics(client, registry, admission))
+    keyed = KeyedRequests(client, store, chosen.request_timeout)
+    counted = Metrics(client, registry, admission)
+    shared = Services(broker, store, chosen, client, registry, admission, keyed, counted)
     app = FastAPI(
         title="Headrace",
         lifespan=_lifespan(shared),
@@ -56,6 +59,7 @@ def _lifespan(shared: Services) -> Callable[[FastAPI], AbstractAsyncContextManag
             for service in (shared.client, shared.models, shared.admission):
                 stack.push_async_callback(service.close)
                 await service.start()
+            stack.push_async_callback(shared.keyed.close)
             yield
 
     return lifespan

@@ -109,10 +109,10 @@ def error_of(result: Result) -> ApiError | None:
     """Why a job did not complete; None where it did."""
     if result.outcome == "completed":
         return None
-    if result.error is not None:
-        return ApiError.from_info(result.error)
     if result.outcome == "expired":
         return request_timeout()
+    if result.error is not None:
+        return ApiError.from_info(result.error)
     return ApiError(500, f"The request ended as {result.outcome}.", SERVER, code=result.outcome)
 
 

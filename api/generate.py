@@ -15,15 +15,19 @@ from api.bodies import read_json
 from api.chunks import ChunkWriter
 from api.disconnect import ClientGone, until_disconnect
 from api.errors import error_of, request_timeout
+from api.event_log import JobSource
 from api.handlers import json_response
-from api.idempotency import json_fingerprint
+from api.idempotency import REPLAYED, idempotency_key, json_fingerprint
+from api.keyed import Opened
 from api.metrics import JobTimer
-from api.queue_client import QueueClient
 from api.requests import ignored_params, jobs_from_request, parse_body
 from api.responses import body_from_results, response_id
 from api.services import OWNER, services
 from api.sse import EventStream
+from api.timeouts import wanted_timeout
 from schemas.messages import Job, Result
+from schemas.openai.chat import ChatRequest
+from schemas.openai.completions import CompletionRequest
 
 IGNORED_PARAMS = "x-headrace-ignored-params"
 MAX_NAMED = 50
@@ -35,22 +39,27 @@ async def generate(request: Request, endpoint: str) -> Response:
     shared = services(request)
     body = await read_json(request, shared.settings.max_body_bytes)
     parsed = parse_body(endpoint, body)
+    timeout = wanted_timeout(request, shared.settings.request_timeout)
     await shared.models.require(parsed.model)
-    job_id = secrets.token_hex(16)
-    # Should this process die, no worker takes up what nobody waits for any more.
-    deadline = time.time() + shared.settings.request_timeout
-    jobs = jobs_from_request(parsed, job_id=job_id, owner=OWNER, deadline=deadline)
-    shared.admission.admit(parsed.model, json_fingerprint(endpoint, body), len(jobs))
-    body_id = response_id(endpoint, job_id)
-    headers = _ignored_header(ignored_params(endpoint, parsed))
-    timer = JobTimer(shared.metrics, parsed.model, sum(job.sampling.n for job in jobs))
+    opened = await _open(request, parsed, json_fingerprint(endpoint, body), timeout)
+    jobs = opened.jobs
+    body_id = response_id(endpoint, opened.job_id)
+    headers = _ignored_header(ignored_params(endpoint, parsed)) | (REPLAYED if opened.is_replay else {})
+    choices = sum(job.sampling.n for job in jobs)
+    timer = JobTimer(shared.metrics, parsed.model, choices, is_replay=opened.is_replay)
     if parsed.stream:
-        created = int(time.time())
-        writer = ChunkWriter(endpoint, body_id, created, parsed.model, include_usage=parsed.include_usage)
+        writer = ChunkWriter(endpoint, body_id, int(time.time()), parsed.model, include_usage=parsed.include_usage)
         return EventStream(
-            shared.client, jobs, writer, shared.settings, timer, include_usage=parsed.include_usage, headers=headers
+            opened.source,
+            jobs,
+            writer,
+            shared.settings,
+            timer,
+            timeout=timeout,
+            include_usage=parsed.include_usage,
+            headers=headers,
         )
-    work = _whole(shared.client, jobs, shared.settings.request_timeout)
+    work = _whole(opened.source, jobs, timeout)
     try:
         with timer:
             results = await until_disconnect(request.receive, work)
@@ -61,11 +70,33 @@ async def generate(request: Request, endpoint: str) -> Response:
     return json_response(body_from_results(endpoint, body_id, results), headers=headers)
 
 
-async def _whole(client: QueueClient, jobs: Sequence[Job], timeout: float) -> list[Result]:
+async def _open(request: Request, parsed: ChatRequest | CompletionRequest, fingerprint: str, timeout: float) -> Opened:
+    """The jobs and where their events come from: the queue, once they are admitted, or what an earlier request with the
+    same Idempotency-Key has brought."""
+    shared = services(request)
+    # Should this process die, no worker takes up what nobody waits for any more.
+    deadline = time.time() + timeout
+
+    def make(job_id: str) -> list[Job]:
+        return jobs_from_request(parsed, job_id=job_id, owner=OWNER, deadline=deadline)
+
+    def admit(jobs: list[Job]) -> None:
+        shared.admission.admit(parsed.model, fingerprint, len(jobs))
+
+    key = idempotency_key(request)
+    if key is not None:
+        return await shared.keyed.open(OWNER, key, fingerprint, make, admit)
+    job_id = secrets.token_hex(16)
+    jobs = make(job_id)
+    admit(jobs)
+    return Opened(shared.client, job_id, jobs, is_replay=False)
+
+
+async def _whole(source: JobSource, jobs: Sequence[Job], timeout: float) -> list[Result]:
     """The jobs' Results in order. Raises ApiError at the first that failed, and 504 after `timeout` seconds."""
     results: dict[str, Result] = {}
     try:
-        async with asyncio.timeout(timeout), client.submit(*jobs) as stream:
+        async with asyncio.timeout(timeout), source.submit(*jobs) as stream:
             async for event in stream:
                 if isinstance(event, Result):
                     if (error := error_of(event)) is not None:

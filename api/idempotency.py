@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import Request
 
 from api.errors import ApiError
+from api.store import NotFound, Store
+
+T = TypeVar("T")
 
 HEADER = "idempotency-key"
 NAME = "Idempotency-Key"
@@ -54,3 +58,36 @@ def in_progress() -> ApiError:
     """The request with this key is under way where this process cannot follow it."""
     message = f"The request with this {NAME} is still in progress. Ask again with the same key for its answer."
     return ApiError(409, message, param=NAME, code="idempotency_in_progress", retry_after=2)
+
+
+async def once(
+    store: Store,
+    owner: str,
+    key: str | None,
+    mark: str,
+    object_id: str,
+    *,
+    get: Callable[[str], Awaitable[T]],
+    create: Callable[[str], Awaitable[T]],
+) -> tuple[T, bool]:
+    """The object that `create` makes under the id given to it, the first time; later what `get` finds under that id.
+    The second value says whether it came before. Raises ApiError 409, StoreError, and whatever `create` raises."""
+    if key is None:
+        return await create(object_id), False
+    record, is_mine = await store.keys.claim(owner, key, mark, object_id)
+    if record.fingerprint != mark:
+        raise key_reused()
+    try:
+        return await get(record.object_id), True
+    except NotFound:
+        if not is_mine and record.is_accepted:
+            raise  # deleted since
+        if not is_mine:
+            raise in_progress() from None
+    try:
+        made = await create(record.object_id)
+    except Exception:
+        await store.keys.release(record)
+        raise
+    await store.keys.accept(record)
+    return made, False

@@ -69,10 +69,12 @@ class Metrics:
 
 
 class JobTimer:
-    """Times one answer; a context manager around all of it. `choices` is how many tokens come at a time."""
+    """Times one answer; a context manager around all of it. `choices` is how many tokens come at a time. Of a replay
+    only the ending counts: its tokens were counted the first time."""
 
-    def __init__(self, metrics: Metrics, model: str, choices: int) -> None:
-        self.outcome = "completed"
+    def __init__(self, metrics: Metrics, model: str, choices: int, *, is_replay: bool = False) -> None:
+        self.outcome = "replayed" if is_replay else "completed"
+        self._is_replay = is_replay
         self._metrics = metrics
         self._model = model
         self._choices = choices
@@ -86,7 +88,7 @@ class JobTimer:
 
     def tokens(self, count: int) -> None:
         """`count` tokens have just come, over all choices."""
-        if not count:
+        if not count or self._is_replay:
             return
         now = time.perf_counter()
         if self._last:
@@ -97,6 +99,8 @@ class JobTimer:
 
     def used(self, usage: Usage) -> None:
         """The token counts of a job that completed."""
+        if self._is_replay:
+            return
         self._metrics.tokens.labels(self._model, "prompt").inc(usage.prompt_tokens)
         self._metrics.tokens.labels(self._model, "cached_prompt").inc(usage.cached_tokens)
         self._metrics.tokens.labels(self._model, "completion").inc(usage.completion_tokens)

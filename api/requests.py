@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from api.errors import NOT_FOUND, ApiError, from_validation, unsupported_parameter
+from api.store.records import job_ids
 from schemas.messages import MAX_ID_LENGTH, Job, SamplingParams
 from schemas.openai.chat import ChatRequest
 from schemas.openai.common import GenerationRequest
@@ -84,7 +85,7 @@ def jobs_from_request(
     if isinstance(request, ChatRequest):
         return [_chat_job(request, job_id, owner, deadline)]
     prompts = request.prompt
-    ids = [job_id] if len(prompts) == 1 else [f"{job_id}-{index}" for index in range(len(prompts))]
+    ids = job_ids(job_id, len(prompts))
     return [_completion_job(request, prompt, id, owner, deadline) for prompt, id in zip(prompts, ids, strict=True)]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from api.admission import Admission
+from api.keyed import KeyedRequests
 from api.metrics import Metrics
 from api.models import ModelRegistry
 from api.queue_client import QueueClient
@@ -26,6 +27,7 @@ class Services:
     client: QueueClient
     models: ModelRegistry
     admission: Admission
+    keyed: KeyedRequests
     metrics: Metrics
 
 

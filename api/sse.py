@@ -16,9 +16,9 @@ from starlette.types import Receive, Scope, Send
 from api.chunks import DONE, KEEP_ALIVE, ChunkWriter, error_event
 from api.disconnect import ClientGone, until_disconnect
 from api.errors import ApiError, error_of, request_timeout
-from api.job_stream import Event, JobStream
+from api.event_log import EventReader, JobSource
+from api.job_stream import Event
 from api.metrics import JobTimer
-from api.queue_client import QueueClient
 from api.settings import ApiSettings
 from schemas.messages import Delta, Job, Result, Usage
 
@@ -30,12 +30,13 @@ class EventStream(Response):
 
     def __init__(
         self,
-        client: QueueClient,
+        source: JobSource,
         jobs: Sequence[Job],
         writer: ChunkWriter,
         settings: ApiSettings,
         timer: JobTimer,
         *,
+        timeout: float,
         include_usage: bool,
         headers: Mapping[str, str],
     ) -> None:
@@ -43,11 +44,12 @@ class EventStream(Response):
         self.background = None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
         del self.headers["content-length"]
-        self._client = client
+        self._source = source
         self._jobs = jobs
         self._writer = writer
         self._settings = settings
         self._timer = timer
+        self._timeout = timeout
         self._include_usage = include_usage
         self._first_choice = {job.id: index * job.sampling.n for index, job in enumerate(jobs)}
         self._choices = sum(job.sampling.n for job in jobs)
@@ -58,8 +60,8 @@ class EventStream(Response):
             await until_disconnect(receive, self._run(send))
 
     async def _run(self, send: Send) -> None:
-        deadline = time.monotonic() + self._settings.request_timeout
-        async with self._client.submit(*self._jobs) as stream:
+        deadline = time.monotonic() + self._timeout
+        async with self._source.submit(*self._jobs) as stream:
             events = await self._hold(stream)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             try:
@@ -70,17 +72,19 @@ class EventStream(Response):
                 tail = error_event(error)
             await send({"type": "http.response.body", "body": tail, "more_body": False})
 
-    async def _hold(self, stream: JobStream) -> list[Event]:
+    async def _hold(self, stream: EventReader) -> list[Event]:
         """The first events; none if the hold passes without. Raises ApiError if a job fails before its first token."""
         try:
-            events = await stream.take(min(self._settings.hold_seconds, self._settings.request_timeout))
+            events = await stream.take(min(self._settings.hold_seconds, self._timeout))
         except TimeoutError:
+            if self._timeout <= self._settings.hold_seconds:
+                raise request_timeout() from None
             return []
         if isinstance(events[0], Result) and (error := error_of(events[0])) is not None:
             raise error
         return events
 
-    async def _batches(self, stream: JobStream, events: list[Event], deadline: float) -> AsyncIterator[list[Event]]:
+    async def _batches(self, stream: EventReader, events: list[Event], deadline: float) -> AsyncIterator[list[Event]]:
         """`events`, then what follows as it comes; an empty batch for each silence. Raises ApiError past `deadline`."""
         while True:
             yield events

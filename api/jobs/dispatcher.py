@@ -77,6 +77,7 @@ class Dispatcher:
         if time.monotonic() >= self._purged + PURGE_EVERY:
             self._purged = time.monotonic()
             await self._store.files.purge()
+            await self._store.keys.purge()
 
     def _start(self, batch: BatchRecord) -> None:
         if batch.id in self._runs:

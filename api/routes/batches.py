@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 
 from api.bodies import read_json
 from api.errors import ApiError, from_validation
+from api.idempotency import REPLAYED, idempotency_key, json_fingerprint, once
 from api.routes.openapi import error_responses, json_body
 from api.services import OWNER, services
-from api.store import BatchRecord
+from api.store import BatchRecord, Store
+from api.store.ids import new_id
 from schemas.messages import Usage
 from schemas.openai.batches import (
     BatchErrorItem,
@@ -47,29 +49,45 @@ SAME_NAMES = (
 )
 
 
-@router.post("", responses=error_responses(400, 404), openapi_extra=json_body(BatchRequest))
-async def create_batch(request: Request) -> BatchObject:
-    """Accept a batch: it is stored when this answers; its lines are validated and sent out from then on."""
+@router.post("", responses=error_responses(400, 404, 409), openapi_extra=json_body(BatchRequest))
+async def create_batch(request: Request, response: Response) -> BatchObject:
+    """Accept a batch: it is stored when this answers; its lines are validated and sent out from then on. With an
+    Idempotency-Key, the same request gets the same batch."""
     shared = services(request)
     body = await read_json(request, shared.settings.max_body_bytes)
     try:
         wanted = BatchRequest.model_validate(body)
     except ValidationError as error:
         raise from_validation(error) from None
-    file = await shared.store.files.get(OWNER, wanted.input_file_id)
+    record, is_replay = await once(
+        shared.store,
+        OWNER,
+        idempotency_key(request),
+        json_fingerprint(router.prefix, body),
+        new_id("batch_"),
+        get=lambda batch_id: shared.store.batches.get(OWNER, batch_id),
+        create=lambda batch_id: _create(shared.store, wanted, batch_id),
+    )
+    if is_replay:
+        response.headers.update(REPLAYED)
+    return _object(record)
+
+
+async def _create(store: Store, wanted: BatchRequest, batch_id: str) -> BatchRecord:
+    file = await store.files.get(OWNER, wanted.input_file_id)
     if file.purpose != "batch":
         message = f"File '{file.id}' has purpose '{file.purpose}', a batch needs 'batch'."
         raise ApiError(400, message, param="input_file_id", code="invalid_value")
     expiry = wanted.output_expires_after
-    record = await shared.store.batches.create(
+    return await store.batches.create(
         OWNER,
         input_file_id=wanted.input_file_id,
         endpoint=wanted.endpoint,
         completion_window=wanted.completion_window,
         metadata=wanted.metadata,
         output_expires_after=expiry.seconds if expiry else None,
+        batch_id=batch_id,
     )
-    return _object(record)
 
 
 @router.get("", responses=error_responses(400))

@@ -15,7 +15,7 @@ router = APIRouter(tags=["completions"])
 
 @router.post(
     CHAT_COMPLETIONS,
-    responses={200: {"model": ChatCompletion}, **error_responses(400, 404, 413, 429, 503)},
+    responses={200: {"model": ChatCompletion}, **error_responses(400, 404, 409, 413, 429, 503, 504)},
     openapi_extra=json_body(ChatRequest),
 )
 async def create_chat_completion(request: Request) -> Response:

@@ -15,7 +15,7 @@ router = APIRouter(tags=["completions"])
 
 @router.post(
     PLAIN_COMPLETIONS,
-    responses={200: {"model": Completion}, **error_responses(400, 404, 413, 429, 503)},
+    responses={200: {"model": Completion}, **error_responses(400, 404, 409, 413, 429, 503, 504)},
     openapi_extra=json_body(CompletionRequest),
 )
 async def create_completion(request: Request) -> Response:

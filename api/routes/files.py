@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import APIRouter, Query, Request
 from pydantic import ValidationError
@@ -14,9 +16,11 @@ from starlette.responses import Response, StreamingResponse
 
 from api.bodies import check_announced, limited
 from api.errors import ApiError, from_validation
+from api.idempotency import REPLAYED, fingerprint, idempotency_key, once
 from api.routes.openapi import error_responses
 from api.services import OWNER, services
-from api.store import FileRecord
+from api.store import FileRecord, Store
+from api.store.ids import new_id
 from schemas.openai.files import UPLOAD_PURPOSES, ExpiresAfter, FileDeleted, FileList, FileObject
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
@@ -47,27 +51,53 @@ FORM_BODY = {
 }
 
 
-@router.post("", responses=error_responses(400, 413), openapi_extra=FORM_BODY)
-async def upload_file(request: Request) -> FileObject:
+@router.post("", responses=error_responses(400, 409, 413), openapi_extra=FORM_BODY)
+async def upload_file(request: Request, response: Response) -> FileObject:
     """Keep a file. It is spooled to disk while it comes, so that memory stays flat; the form's fields may come in any
-    order."""
+    order. With an Idempotency-Key, the same upload gets the same file."""
     shared = services(request)
+    key = idempotency_key(request)
     limit = shared.settings.max_file_bytes
     await check_announced(request, limit + FORM_OVERHEAD)
     form = await _form(Request(request.scope, limited(request, limit + FORM_OVERHEAD)))
     try:
-        file, purpose, expires_after = _upload_fields(form)
-        record = await shared.store.files.create(
-            _chunks(file),
-            owner=OWNER,
-            filename=(file.filename or "upload")[:MAX_FILENAME],
-            purpose=purpose,
-            limit=limit,
-            expires_after=expires_after,
+        upload = _upload_of(form)
+        record, is_replay = await once(
+            shared.store,
+            OWNER,
+            key,
+            await _fingerprint(upload) if key is not None else "",
+            new_id("file-"),
+            get=lambda file_id: shared.store.files.get(OWNER, file_id),
+            create=lambda file_id: _create(shared.store, upload, limit, file_id),
         )
     finally:
         await form.close()
+    if is_replay:
+        response.headers.update(REPLAYED)
     return _object(record)
+
+
+async def _create(store: Store, upload: _Upload, limit: int, file_id: str) -> FileRecord:
+    return await store.files.create(
+        _chunks(upload.file),
+        owner=OWNER,
+        filename=upload.filename,
+        purpose=upload.purpose,
+        limit=limit,
+        expires_after=upload.expires_after,
+        file_id=file_id,
+    )
+
+
+async def _fingerprint(upload: _Upload) -> str:
+    """Of all that makes up the file; the form's boundary, which differs each time, does not."""
+    digest = hashlib.blake2b(digest_size=16)
+    async for chunk in _chunks(upload.file):
+        await asyncio.to_thread(digest.update, chunk)
+    await upload.file.seek(0)
+    named = (router.prefix, upload.filename, upload.purpose, str(upload.expires_after), digest.hexdigest())
+    return fingerprint(*(part.encode() for part in named))
 
 
 @router.get("", responses=error_responses(400))
@@ -112,8 +142,17 @@ async def _form(request: Request) -> FormData:
         raise ApiError(400, f"The form is not valid: {error.detail}", code="invalid_form") from None
 
 
-def _upload_fields(form: FormData) -> tuple[UploadFile, str, int | None]:
-    """File, purpose, seconds to expiry. Raises ApiError 400."""
+class _Upload(NamedTuple):
+    """What a form brings; `expires_after` in seconds."""
+
+    file: UploadFile
+    filename: str
+    purpose: str
+    expires_after: int | None
+
+
+def _upload_of(form: FormData) -> _Upload:
+    """Raises ApiError 400."""
     file = form.get("file")
     if not isinstance(file, UploadFile):
         message = "Missing required parameter: 'file', a file in a multipart/form-data body."
@@ -126,7 +165,7 @@ def _upload_fields(form: FormData) -> tuple[UploadFile, str, int | None]:
     if purpose not in UPLOAD_PURPOSES or not isinstance(purpose, str):
         message = f"Invalid 'purpose': should be one of {', '.join(UPLOAD_PURPOSES)}."
         raise ApiError(400, message, param="purpose", code="invalid_value")
-    return file, purpose, _expiry(form)
+    return _Upload(file, (file.filename or "upload")[:MAX_FILENAME], purpose, _expiry(form))
 
 
 def _expiry(form: FormData) -> int | None:

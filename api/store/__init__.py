@@ -16,6 +16,8 @@
     store.items      the lines of a batch: add, pending, in_flight, mark_dispatched, requeue, unfinished, ended
     store.results    record(result) -> bool               record_many(results) -> list[bool]
                      get(owner, job_id) -> Result         usage(owner, since=0, until=None) -> list[UsageTotal]
+    store.keys       get(owner, key) -> KeyRecord | None    claim(owner, key, fingerprint, object_id) -> KeyRecord, mine
+                     accept(record)    release(record)      purge()
 
 Errors, all of them StoreError: NotFound (no such object of this owner, or expired), FileTooLarge, LineTooLong,
 NotCancellable, LeaseLost, StoreRejected (the database refuses the values), StoreUnavailable (it does not answer: try
@@ -32,7 +34,7 @@ from api.store.errors import (
     StoreRejected,
     StoreUnavailable,
 )
-from api.store.records import BatchError, BatchRecord, FileRecord, Page, UsageTotal
+from api.store.records import BatchError, BatchRecord, FileRecord, KeyRecord, Page, UsageTotal
 from api.store.store import Store
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "BatchRecord",
     "FileRecord",
     "FileTooLarge",
+    "KeyRecord",
     "LeaseLost",
     "LineTooLong",
     "NotCancellable",

@@ -50,11 +50,18 @@ class Batches:
         output_expires_after: int | None = None,
         completion_window: str = COMPLETION_WINDOW,
         window_seconds: int = WINDOW_SECONDS,
+        batch_id: str | None = None,
     ) -> BatchRecord:
-        """A new batch, validating; it expires after `window_seconds`. The input is looked at by the dispatcher."""
+        """A new batch, validating; it expires after `window_seconds`. The input is looked at by the dispatcher. Its id
+        is `batch_id` where that is given."""
         now = int(self._clock())
         row: dict[str, Any] = dict.fromkeys(_COUNTERS, 0)
-        row |= {"id": new_id("batch_"), "owner": owner, "endpoint": endpoint, "input_file_id": input_file_id}
+        row |= {
+            "id": batch_id or new_id("batch_"),
+            "owner": owner,
+            "endpoint": endpoint,
+            "input_file_id": input_file_id,
+        }
         row |= {"completion_window": completion_window, "status": "validating", "created_at": now}
         row |= {"expires_at": now + window_seconds, "output_expires_after": output_expires_after}
         row["metadata"] = None if metadata is None else json.dumps(metadata)

@@ -35,11 +35,18 @@ class Files:
         purpose: str,
         limit: int,
         expires_after: int | None = None,
+        file_id: str | None = None,
     ) -> FileRecord:
-        """Store a stream of at most `limit` bytes; `expires_after` in seconds. Raises FileTooLarge, or whatever
-        `chunks` raises; nothing is kept then."""
+        """Store a stream of at most `limit` bytes; `expires_after` in seconds. Its id is `file_id` where that is given.
+        Raises FileTooLarge, or whatever `chunks` raises; nothing is kept then."""
         file_id = await self.write(
-            chunks, owner=owner, filename=filename, purpose=purpose, limit=limit, expires_after=expires_after
+            chunks,
+            owner=owner,
+            filename=filename,
+            purpose=purpose,
+            limit=limit,
+            expires_after=expires_after,
+            file_id=file_id,
         )
         async with self._database.write() as transaction:
             await publish_files(transaction, [file_id])
@@ -54,11 +61,12 @@ class Files:
         purpose: str,
         limit: int | None = None,
         expires_after: int | None = None,
+        file_id: str | None = None,
     ) -> str:
         """As `create`, but the file stays unseen until `publish_files` in a transaction of the caller's. Returns its
         id."""
         now = int(self._clock())
-        file_id = new_id("file-")
+        file_id = file_id or new_id("file-")
         row = {
             "id": file_id,
             "owner": owner,

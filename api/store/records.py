@@ -129,3 +129,26 @@ class UsageTotal:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """An idempotency key and the request that holds it. `object_id` names what was made of it, `jobs` jobs."""
+
+    owner: str
+    key: str
+    fingerprint: str
+    object_id: str
+    jobs: int
+    created_at: float
+    is_accepted: bool
+
+    @property
+    def job_ids(self) -> list[str]:
+        """Ids of a completion's jobs."""
+        return job_ids(self.object_id, self.jobs)
+
+
+def job_ids(base: str, count: int) -> list[str]:
+    """Ids of the `count` jobs of one request: `base` of one, `base`-0, `base`-1, ... of several."""
+    return [base] if count == 1 else [f"{base}-{index}" for index in range(count)]

@@ -1,4 +1,4 @@
-"""The store: one database, its four concerns."""
+"""The store: one database, its five concerns."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Callable
 from api.store.batches import Batches
 from api.store.database import Database
 from api.store.files import Files
+from api.store.idempotency import IdempotencyKeys
 from api.store.items import Items
 from api.store.results import Results
 
 
 class Store:
-    """Files, batches, their items, and results; `clock` gives Unix seconds.
+    """Files, batches, their items, results, and idempotency keys; `clock` gives Unix seconds.
 
     `url` is postgresql://... or sqlite:///path; raises ValueError for any other. The schema is made beforehand by
     `api.store.migrate.upgrade`.
@@ -26,6 +27,7 @@ class Store:
         self.batches = Batches(self._database, clock)
         self.items = Items(self._database)
         self.results = Results(self._database, clock)
+        self.keys = IdempotencyKeys(self._database, clock)
 
     async def open(self) -> None:
         """Connect. Raises StoreUnavailable."""

@@ -138,3 +138,18 @@ usage = Table(
     Column("finished_at", BigInteger, nullable=False),
     Index(None, "owner", "finished_at"),
 )
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("owner", String, primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("fingerprint", String, nullable=False),
+    # Of a file, of a batch, or of the jobs of a completion: <id>, or <id>-0, <id>-1, ... where there are several.
+    Column("object_id", String, nullable=False),
+    Column("jobs", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    # When the request was accepted; until then the key is merely claimed, and the claim lapses soon.
+    Column("accepted_at", Double),
+    Column("expires_at", Double, nullable=False, index=True),
+)

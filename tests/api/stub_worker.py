@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
+
 from broker.base import Broker, Delivery, Message, Subscription
 from schemas.messages import (
     Choice,
@@ -225,7 +227,8 @@ class _Run:
             created=self.job.created,
             worker=self._worker,
         )
-        await self._broker.publish(RESULTS, RESULTS_KEY, Message(encode(result), message_id=result.job))
+        kept = msgspec.structs.replace(result, choices=choices if self.job.store_output and not error else [])
+        await self._broker.publish(RESULTS, RESULTS_KEY, Message(encode(kept), message_id=result.job))
         await self._send(results=[result])
 
     def _delta(self, choice: int, offset: int, epoch: int | None) -> Delta:
