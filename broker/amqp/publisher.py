@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from aio_pika import DeliveryMode, Exchange
-from aio_pika import Message as AmqpMessage
+from aio_pika import DeliveryMode
 from aiormq.exceptions import ChannelNotFoundEntity
+from pamqp.commands import Basic
 
 from broker.amqp.errors import bounded
 from broker.amqp.link import Link, ReopeningChannel
@@ -26,17 +26,24 @@ class Publisher:
         what = f"publishing to {routing_key!r} of exchange {exchange!r}"
         try:
             async with bounded(what, timeout), self._alone(message.message_id):
-                channel = await self._confirmed.get()
-                await Exchange(channel, exchange).publish(_amqp(message, DeliveryMode.PERSISTENT), routing_key)
+                channel = await (await self._confirmed.get()).get_underlay_channel()
+                await channel.basic_publish(
+                    message.body,
+                    exchange=exchange,
+                    routing_key=routing_key,
+                    properties=_properties(message, DeliveryMode.PERSISTENT),
+                    mandatory=True,
+                    wait=False,
+                )
         except BrokerError as error:
             raise _judged(error, exchange) from error.__cause__
 
     async def unconfirmed(self, exchange: str, routing_key: str, message: Message, timeout: float) -> None:
         """Transient; returns once it is written to the socket."""
         async with bounded(f"publishing to {routing_key!r} of exchange {exchange!r}", timeout):
-            channel = await self._unconfirmed.get()
-            outgoing = _amqp(message, DeliveryMode.NOT_PERSISTENT)
-            await Exchange(channel, exchange).publish(outgoing, routing_key, mandatory=False)
+            channel = await (await self._unconfirmed.get()).get_underlay_channel()
+            properties = _properties(message, DeliveryMode.NOT_PERSISTENT)
+            await channel.basic_publish(message.body, exchange=exchange, routing_key=routing_key, properties=properties)
 
     @asynccontextmanager
     async def _alone(self, message_id: str | None) -> AsyncIterator[None]:
@@ -55,14 +62,13 @@ class Publisher:
             settled.set()
 
 
-def _amqp(message: Message, mode: DeliveryMode) -> AmqpMessage:
-    return AmqpMessage(
-        message.body,
+def _properties(message: Message, mode: DeliveryMode) -> Basic.Properties:
+    return Basic.Properties(
+        content_type="application/json",
+        delivery_mode=int(mode),
+        headers=dict(message.headers),
         message_id=message.message_id,
         reply_to=message.reply_to,
-        headers=dict(message.headers),
-        content_type="application/json",
-        delivery_mode=mode,
     )
 
 
