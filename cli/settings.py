@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import (
     BaseSettings,
+    CliPositionalArg,
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -190,3 +191,14 @@ class PublishSettings(BrokerSettings, cli_prog_name="headrace publish"):
     temperature: float = Field(1.0, ge=0, le=2, description="0 always takes the likeliest token")
     seed: int | None = Field(None, description="makes the answer reproducible")
     concurrency: int = Field(64, ge=1, description="jobs of a file under way at once")
+
+
+class DeadSettings(BrokerSettings, cli_prog_name="headrace dead"):
+    """Dead letters: messages that could not be dealt with, each with the reason and its attempts. They are held back
+    from others while this command runs, and go back in their order."""
+
+    action: CliPositionalArg[Literal["list", "show", "replay", "drop"]] = Field(description="what to do")
+    ids: CliPositionalArg[list[str]] = Field(default_factory=list, description="letters, by their ids in the list")
+    all_letters: bool = Field(False, description="show, replay or drop all of them")
+    max_letters: int = Field(10_000, ge=1, le=65_535, description="letters looked at, oldest first")
+    json_lines: bool = Field(False, description="list as one JSON object a line")

@@ -17,7 +17,8 @@ import msgspec
 
 from api.jobs.backoff import Backoff
 from api.store import Store, StoreRejected, StoreUnavailable
-from broker.base import PUBLISH_TIMEOUT, Broker, BrokerError, Delivery, Message, Subscription
+from broker.base import PUBLISH_TIMEOUT, Broker, BrokerError, Delivery, Subscription
+from broker.dead_letters import dead_letter
 from schemas.messages import Result, decode
 from schemas.topology import DEAD, DEAD_KEY, RESULTS
 
@@ -27,8 +28,6 @@ BATCH_SIZE = 64
 LINGER = 0.005
 """Seconds that a transaction waits for more Results to share its commit."""
 PREFETCH = 4 * BATCH_SIZE
-MAX_REASON = 1_000
-"""Characters of the reason in a dead letter's header."""
 
 
 @dataclass(slots=True)
@@ -131,8 +130,7 @@ class Recorder:
         """To the dead-letter queue with the reason; acknowledged once it is safe there."""
         self.counts.dead += 1
         log.error("dead-lettering a result: %s", reason)
-        headers: dict[str, str | int | float] = {"reason": reason[:MAX_REASON], "source": RESULTS}
-        letter = Message(delivery.message.body, message_id=delivery.message.message_id, headers=headers)
+        letter = dead_letter(delivery.message, reason=reason, attempts=delivery.delivery_count + 1, source=RESULTS)
         backoff = Backoff()
         while True:
             try:

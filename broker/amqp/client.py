@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 from aio_pika import Connection
@@ -11,7 +12,7 @@ from broker.amqp.declare import declare
 from broker.amqp.errors import bounded
 from broker.amqp.link import Link, ReopeningChannel, close_channel, open_channel
 from broker.amqp.publisher import Publisher
-from broker.base import PUBLISH_TIMEOUT, BodyHandler, Handler, Message, Subscription
+from broker.base import PUBLISH_TIMEOUT, BodyHandler, BrokerUnavailable, Handler, Message, Subscription
 from broker.handling import TaskSet
 from schemas.topology import Topology
 
@@ -77,8 +78,11 @@ class AmqpBroker:
         confirm: bool = True,
         timeout: float = PUBLISH_TIMEOUT,
     ) -> None:
-        publish = self._publisher.confirmed if confirm else self._publisher.unconfirmed
-        await publish(exchange, routing_key, message, timeout)
+        if not confirm:
+            await self._publisher.unconfirmed(exchange, routing_key, message, timeout)
+            return
+        await refuse_while_blocked(self._publishing.connection)
+        await self._publisher.confirmed(exchange, routing_key, message, timeout)
 
     async def consume(self, queue: str, handler: Handler, *, prefetch: int) -> Subscription:
         if prefetch < 1:
@@ -98,6 +102,18 @@ class AmqpBroker:
             channel = await self._questions.get()
             declared = await channel.declare_queue(queue, passive=True)
         return declared.declaration_result.message_count or 0
+
+
+async def refuse_while_blocked(connection: Connection) -> None:
+    """Raises BrokerUnavailable at once where RabbitMQ has said that it reads no publishes, for want of memory or disk.
+    It says so in answer to the first that it does not read: that one waits for its confirmation until it times out. Any
+    further one would be kept in memory here, to be delivered when nobody expects it any more."""
+    assert connection.transport is not None
+    try:
+        async with asyncio.timeout(0):
+            await connection.transport.connection.ready()
+    except TimeoutError:
+        raise BrokerUnavailable("RabbitMQ takes no messages: it is out of memory or disk") from None
 
 
 def broker_version(connection: Connection) -> tuple[int, ...]:

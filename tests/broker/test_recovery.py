@@ -214,6 +214,8 @@ async def test_a_memory_alarm_stops_publishing_only(broker: AmqpBroker, rabbitmq
     try:
         with pytest.raises(BrokerUnavailable, match="no answer"):  # though it is delivered after the alarm
             await broker.publish(QUEUE.exchange, QUEUE.routing_key, Message(b"late"), timeout=0.2)
+        with pytest.raises(BrokerUnavailable, match="out of memory"):  # at once, and it is never delivered
+            await broker.publish(QUEUE.exchange, QUEUE.routing_key, Message(b"refused"), timeout=30)
         async with asyncio.timeout(5):
             assert await broker.queue_depth(QUEUE.name) == 1
         await held.ack()

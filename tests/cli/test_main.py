@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from pydantic_settings.sources.types import _CliPositionalArg
 
 from cli.main import COMMANDS, main
 from tests.cli.headrace import run
@@ -21,7 +22,10 @@ def test_help_names_each_setting_with_its_variable(name: str, capsys: pytest.Cap
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert f"usage: headrace {name}" in shown
-    for field in COMMANDS[name].settings.model_fields:
+    for field, info in COMMANDS[name].settings.model_fields.items():
+        if _CliPositionalArg in info.metadata:
+            assert field.upper() in shown
+            continue
         assert f"--{field.replace('_', '-')}" in shown
         assert f"HEADRACE_{field.upper()}" in shown.replace("\n", "").replace(" ", "")
 

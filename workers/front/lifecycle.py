@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import msgspec
 
 from broker.base import BrokerError, Delivery
-from schemas.messages import Control, Job, Result
-from schemas.topology import MAX_ATTEMPTS
+from schemas.messages import Control, Job, JobClass, Result
+from schemas.topology import MAX_ATTEMPTS, request_queue
 from workers.front.ended import EndedJobs
 from workers.front.frames import FrameSender
 from workers.front.intake import Refusal, read_job
@@ -232,7 +232,7 @@ class JobLifecycle:
         reader could not be told: the job is then delivered again."""
         full = run.result(ending, self._served.model, self._served.worker)
         brief = msgspec.structs.replace(full, choices=[])
-        if ending.bury and not await self._results.bury(delivery.message, _reason(ending)):
+        if ending.bury and not await self._bury(delivery, _reason(ending), run.job.job_class):
             return False
         if not await self._results.publish(full if run.job.store_output else brief):
             return False
@@ -253,19 +253,25 @@ class JobLifecycle:
         return True
 
     async def _refuse(self, refusal: Refusal, delivery: Delivery) -> None:
-        """A malformed job: a failed Result and a dead letter where it has an id, else a dead letter by the broker."""
+        """A malformed job: a dead letter, and a failed Result where it has an id."""
         logger.warning("malformed job %s: %s", refusal.job, refusal.reason)
-        if refusal.job is None:
-            await delivery.reject(requeue=False)
-            return
-        result = refusal.result(self._served.model, self._served.worker, delivery.delivery_count)
-        buried = await self._results.bury(delivery.message, refusal.reason)
-        if not buried or not await self._results.publish(result):
-            await delivery.reject(requeue=True)
-        elif refusal.reader is None or await self._tell(refusal.reader, result):
+        if await self._bury(delivery, refusal.reason, refusal.job_class) and await self._end_refused(refusal, delivery):
             await delivery.ack()
         else:
             await delivery.reject(requeue=True)
+
+    async def _end_refused(self, refusal: Refusal, delivery: Delivery) -> bool:
+        if refusal.job is None:
+            return True
+        result = refusal.result(self._served.model, self._served.worker, delivery.delivery_count)
+        if not await self._results.publish(result):
+            return False
+        return refusal.reader is None or await self._tell(refusal.reader, result)
+
+    async def _bury(self, delivery: Delivery, reason: str, job_class: JobClass) -> bool:
+        source = request_queue(self._served.model, job_class).name
+        attempts = max(1, delivery.delivery_count)
+        return await self._results.bury(delivery.message, reason, attempts=attempts, source=source)
 
 
 def _reason(ending: Ending) -> str:

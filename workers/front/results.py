@@ -7,6 +7,7 @@ import contextlib
 import logging
 
 from broker.base import Broker, BrokerError, Message
+from broker.dead_letters import dead_letter
 from schemas.messages import Result, encode
 from schemas.topology import DEAD, DEAD_KEY, RESULTS, RESULTS_KEY
 
@@ -34,11 +35,10 @@ class ResultPublisher:
         message = Message(encode(result), message_id=result.job)
         return await self._confirm(RESULTS, RESULTS_KEY, message)
 
-    async def bury(self, message: Message, reason: str) -> bool:
-        """Copy a message to the dead-letter queue, with the reason as a header. True once confirmed."""
-        headers: dict[str, str | int | float] = {**message.headers, "reason": reason}
-        dead = Message(message.body, message_id=message.message_id, reply_to=message.reply_to, headers=headers)
-        return await self._confirm(DEAD, DEAD_KEY, dead)
+    async def bury(self, message: Message, reason: str, *, attempts: int, source: str) -> bool:
+        """Copy a message to the dead-letter queue, with the reason. True once confirmed."""
+        letter = dead_letter(message, reason=reason, attempts=attempts, source=source)
+        return await self._confirm(DEAD, DEAD_KEY, letter)
 
     async def _confirm(self, exchange: str, key: str, message: Message) -> bool:
         delay = self._first_delay
