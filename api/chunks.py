@@ -49,6 +49,8 @@ class ChunkWriter:
         }
         self._prefix = b"data: " + _encode(head)[:-1] + b',"choices":['
         self._suffix = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+        self._text_end = (b"}" if self._chat else b"") + b',"logprobs":null,"finish_reason":null}' + self._suffix
+        self._text_starts: dict[int, bytes] = {}
         self._offsets: dict[int, int] = {}
 
     def opening(self, choices: int) -> bytes:
@@ -60,8 +62,8 @@ class ChunkWriter:
 
     def delta(self, choice: int, delta: Delta) -> bytes:
         """New text of one choice; nothing where a delta brings tokens whose text is held back."""
-        if not (delta.text or delta.finish_reason or delta.logprobs):
-            return b""
+        if delta.finish_reason is None and not delta.logprobs:
+            return self._text_start(choice) + _encode_text(delta.text) + self._text_end if delta.text else b""
         logprobs = b"null" if delta.logprobs is None else self._logprobs(choice, delta.logprobs)
         return b"".join(
             (
@@ -79,6 +81,13 @@ class ChunkWriter:
     def usage(self, usages: Sequence[Usage]) -> bytes:
         """The chunk without choices that comes last where usage was asked for."""
         return self._prefix + b'],"usage":' + _encode(usage_body(usages)) + b"}\n\n"
+
+    def _text_start(self, choice: int) -> bytes:
+        start = self._text_starts.get(choice)
+        if start is None:
+            field = b'"delta":{"content":' if self._chat else b'"text":'
+            start = self._text_starts[choice] = self._prefix + b'{"index":%d,' % choice + field
+        return start
 
     def _text(self, delta: Delta) -> bytes:
         if not self._chat:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections import deque
@@ -10,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from api.errors import SERVER, ApiError, broker_unavailable
 from api.shown_tokens import REPAIR_SECONDS, GapError, Inquiry, ReaderCounters, ShownTokens
+from api.wakeup import Wakeup
 from schemas.messages import Delta, Job, Result
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class JobStream:
         self._events: deque[Event] = deque()
         self._buffered = 0
         self._limit = max_buffered_tokens
-        self._ready = asyncio.Event()
+        self._wakeup = Wakeup()
         self._error: ApiError | None = None
         self._counters = counters
         self._on_failure = on_failure
@@ -126,16 +126,18 @@ class JobStream:
         are given up at once: the reader may be stuck in a send to a client that does not read."""
         if self._error is None:
             self._error = error
-            self._ready.set()
+            self._wakeup.wake()
             self._on_failure(self)
+
+    def close(self) -> None:
+        """Nobody takes any more."""
+        self._wakeup.close()
 
     async def take(self, timeout: float | None = None) -> list[Event]:
         """All that has arrived, waiting for the first; [] once every job has ended. Raises TimeoutError after `timeout`
         seconds without anything, ApiError if the stream failed."""
         if not self._events and self._error is None and self._unfinished:
-            self._ready.clear()
-            async with asyncio.timeout(timeout):
-                await self._ready.wait()
+            await self._wakeup.wait(timeout)
         if self._events:
             events = list(self._events)
             self._events.clear()
@@ -182,4 +184,4 @@ class JobStream:
             self.fail(ApiError(503, message, SERVER, code="slow_reader"))
             return
         self._events.append(event)
-        self._ready.set()
+        self._wakeup.wake()

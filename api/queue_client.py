@@ -23,7 +23,7 @@ from api.shown_tokens import ReaderCounters
 from api.subscriptions import end
 from api.tally import Tally
 from broker.base import Broker, BrokerError, Message, PublishRejected, Subscription, Unroutable
-from schemas.messages import Control, Frame, Job, ResumeQuery, decode, encode
+from schemas.messages import Control, Frame, Job, ResumeQuery, encode
 from schemas.topology import CONTROL, REPLIES, REQUESTS, request_key
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,8 @@ CLOSE_TIMEOUT = 5.0
 CANCEL_AGAIN_SECONDS = 1.0
 """Deltas keep coming until a worker has read the cancel: how long to wait before saying it again."""
 REMEMBERED_CANCELS = 4096
+
+_decode_frame = msgspec.json.Decoder(Frame).decode
 
 
 class QueueClient:
@@ -93,6 +95,7 @@ class QueueClient:
             self.tally.end(jobs)
             for job in jobs:
                 self._streams.pop(job.id, None)
+            stream.close()
             if not stream.failed:
                 self._give_up(stream)
 
@@ -132,7 +135,7 @@ class QueueClient:
         """One frame, in order. Never waits for the broker: what is to be answered is answered beside it."""
         self.counters.frames += 1
         try:
-            frame = decode(Frame, body)
+            frame = _decode_frame(body)
         except msgspec.MsgspecError as error:
             self.counters.malformed_frames += 1
             log.error("malformed frame dropped: %s", error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -65,7 +65,7 @@ class EventStream(Response):
             events = await self._hold(stream)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             try:
-                await self._relay(self._batches(stream, events, deadline), send)
+                await self._relay(stream, events, deadline, send)
                 tail = self._writer.usage(self._usages) + DONE if self._include_usage else DONE
             except ApiError as error:
                 self._timer.outcome = "failed"
@@ -84,45 +84,40 @@ class EventStream(Response):
             raise error
         return events
 
-    async def _batches(self, stream: EventReader, events: list[Event], deadline: float) -> AsyncIterator[list[Event]]:
-        """`events`, then what follows as it comes; an empty batch for each silence. Raises ApiError past `deadline`."""
-        while True:
-            yield events
-            wait = min(self._settings.keep_alive_seconds, deadline - time.monotonic())
-            try:
-                events = await stream.take(wait)
-            except TimeoutError:
-                if time.monotonic() >= deadline:
-                    raise request_timeout() from None
-                events = []
-                continue
-            if not events:
-                return
-
-    async def _relay(self, batches: AsyncIterator[list[Event]], send: Send) -> None:
-        """Send each batch in one piece. Raises ApiError where a job failed, after the tokens before it."""
+    async def _relay(self, stream: EventReader, events: list[Event], deadline: float, send: Send) -> None:
+        """Send `events`, then what follows as it comes, each batch in one piece, and a comment in each silence. Raises
+        ApiError past `deadline`, and where a job failed, after the tokens before it."""
         opening = self._writer.opening(self._choices)
-        async for events in batches:
-            body, error = self._render(events)
-            if not events:
-                body = KEEP_ALIVE
-            elif opening:
+        while True:
+            body, error = self._render(events) if events else (KEEP_ALIVE, None)
+            if opening and events:
                 body, opening = opening + body, b""
             if body:
                 await send({"type": "http.response.body", "body": body, "more_body": True})
             if error is not None:
                 raise error
+            try:
+                events = await stream.take(min(self._settings.keep_alive_seconds, deadline - time.monotonic()))
+            except TimeoutError:
+                if time.monotonic() >= deadline:
+                    raise request_timeout() from None
+                events = []
+            else:
+                if not events:
+                    return
 
     def _render(self, events: list[Event]) -> tuple[bytes, ApiError | None]:
         """The events' bytes up to the first failure, and that failure."""
-        self._timer.tokens(sum(len(event.token_ids) for event in events if isinstance(event, Delta)))
-        parts = []
+        parts, tokens, error = [], 0, None
         for event in events:
             if isinstance(event, Delta):
+                tokens += len(event.token_ids)
                 parts.append(self._writer.delta(self._first_choice[event.job] + event.choice, event))
-            elif (error := error_of(event)) is not None:
-                return b"".join(parts), error
-            else:
-                self._usages.append(event.usage)
-                self._timer.used(event.usage)
-        return b"".join(parts), None
+                continue
+            error = error_of(event)
+            if error is not None:
+                break
+            self._usages.append(event.usage)
+            self._timer.used(event.usage)
+        self._timer.tokens(tokens)
+        return b"".join(parts), error
