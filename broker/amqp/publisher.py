@@ -33,7 +33,6 @@ class Publisher:
                     routing_key=routing_key,
                     properties=_properties(message, DeliveryMode.PERSISTENT),
                     mandatory=True,
-                    wait=False,
                 )
         except BrokerError as error:
             raise _judged(error, exchange) from error.__cause__
