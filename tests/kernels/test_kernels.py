@@ -7,22 +7,8 @@ import torch
 
 from kernels.activation import silu_mul_torch, silu_mul_triton
 from kernels.argmax import argmax_torch, argmax_triton
-from kernels.decode_attention import (
-    DecodeContext,
-    decode_attention_torch,
-    decode_attention_triton,
-    num_splits,
-    sequences_per_tile,
-)
 from kernels.matvec import matvec_torch, matvec_triton
 from kernels.norm import add_rms_norm_torch, add_rms_norm_triton
-from kernels.prefill_attention import (
-    PrefillContext,
-    Span,
-    plan_tiles,
-    prefill_attention_torch,
-    prefill_attention_triton,
-)
 from kernels.rope import CacheSlots, Rotation, rope_and_cache_torch, rope_and_cache_triton
 from kernels.sampling import apply_penalties, draw, philox_uniform, truncate
 from tests.kernels.conftest import error, limit
@@ -83,83 +69,6 @@ def test_rope_and_cache(heads: int, kv_heads: int, dim: int, with_norm: bool, dt
     got = rope_and_cache_triton(qkv, rotation, caches[1], slots, heads, *norms)
     assert error(got, want) < limit(dtype)
     assert error(caches[1], caches[0]) < limit(dtype)
-
-
-def paged(
-    lengths: list[int], kv_heads: int, dim: int, dtype: torch.dtype, device: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A random cache with blocks of 16, and shuffled block tables; what no table names is NaN."""
-    blocks = [-(-length // 16) for length in lengths]
-    cache = torch.full((2, sum(blocks) + 1, kv_heads, 16, dim), torch.nan, device=device).to(dtype)
-    cache[:, 1:] = torch.randn(2, sum(blocks), kv_heads, 16, dim, device=device).to(dtype)
-    cache[:, 0] = 0
-    order = torch.randperm(sum(blocks)) + 1
-    tables = torch.zeros(len(lengths), max(blocks), dtype=torch.int32)
-    start = 0
-    for row, count in enumerate(blocks):
-        tables[row, :count] = order[start : start + count]
-        start += count
-    return cache, tables.to(device)
-
-
-@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(6, 2, 16), (3, 3, 64), (9, 3, 24)])
-@pytest.mark.parametrize("lengths", [[1], [70], [5, 1, 33, 130]])
-def test_decode_attention(
-    heads: int, kv_heads: int, dim: int, lengths: list[int], dtype: torch.dtype, device: str
-) -> None:
-    cache, tables = paged(lengths, kv_heads, dim, dtype, device)
-    q = torch.randn(len(lengths), heads, dim, device=device).to(dtype)
-    slots = torch.arange(len(lengths), device=device)
-    context = DecodeContext(slots, tables, torch.tensor(lengths, device=device), max(lengths), kv_heads, 16)
-    want = decode_attention_torch(q.float(), cache.float(), context, 0.3, torch.empty_like(q.float()))
-    got = decode_attention_triton(q, cache, context, 0.3, torch.full_like(q, torch.nan))
-    assert error(got, want) < limit(dtype)
-
-
-@pytest.mark.parametrize(("heads", "kv_heads", "sequences"), [(64, 1, 5), (96, 2, 7)])
-def test_decode_attention_with_shared_blocks(
-    heads: int, kv_heads: int, sequences: int, dtype: torch.dtype, device: str
-) -> None:
-    """The first tile shares three blocks, the second none; the last is not full."""
-    lengths = [49 + 5 * index for index in range(sequences)]
-    cache, tables = paged(lengths, kv_heads, 16, dtype, device)
-    tile = sequences_per_tile(heads, kv_heads)
-    assert 1 < tile < sequences
-    tables[:tile, :3] = tables[0, :3].clone()
-    shared = torch.zeros(-(-sequences // tile), dtype=torch.int32, device=device)
-    shared[0] = 3
-    q = torch.randn(sequences, heads, 16, device=device).to(dtype)
-    slots, limits = torch.arange(sequences, device=device), torch.tensor(lengths, device=device)
-    plain = DecodeContext(slots, tables, limits, max(lengths), kv_heads, 16)
-    cascade = DecodeContext(slots, tables, limits, max(lengths), kv_heads, 16, shared)
-    want = decode_attention_torch(q.float(), cache.float(), plain, 0.3, torch.empty_like(q.float()))
-    got = decode_attention_triton(q, cache, cascade, 0.3, torch.full_like(q, torch.nan))
-    assert error(got, want) < limit(dtype)
-
-
-def test_splits_fill_the_gpu_and_no_more() -> None:
-    assert num_splits(256, 8, 128) == 1
-    assert num_splits(1, 8, 128) == 16
-    assert num_splits(1, 8, 2) == 2
-
-
-@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(4, 2, 16), (3, 1, 24)])
-@pytest.mark.parametrize("spans", [[(1, 1)], [(3, 9), (150, 150)], [(20, 70), (1, 5), (130, 200)]])
-def test_prefill_attention(
-    heads: int, kv_heads: int, dim: int, spans: list[tuple[int, int]], dtype: torch.dtype, device: str
-) -> None:
-    cache, tables = paged([context for _, context in spans], kv_heads, dim, dtype, device)
-    planned, start = [], 0
-    for slot, (count, context) in enumerate(spans):
-        planned.append(Span(slot, start, count, context))
-        start += count
-    q = torch.randn(start, heads, dim, device=device).to(dtype)
-    tiles = torch.from_numpy(plan_tiles(planned)).to(device)
-    twin = PrefillContext(planned, tables)
-    want = prefill_attention_torch(q.float(), cache.float(), twin, 0.3, torch.empty_like(q.float()))
-    context = PrefillContext(planned, tables, tiles)
-    got = prefill_attention_triton(q, cache, context, 0.3, torch.full_like(q, torch.nan))
-    assert error(got, want) < limit(dtype)
 
 
 def test_philox_is_the_published_one(device: str) -> None:

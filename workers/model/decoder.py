@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.attention import AttentionOptions
 from kernels.decode_attention import decode_attention
 from kernels.norm import add_rms_norm
 from kernels.prefill_attention import prefill_attention
@@ -109,7 +110,7 @@ class Decoder:
 
     def _attention(self, layer: Layer, x: Tensor, rotation: Rotation, batch: Batch, cache: Tensor) -> Tensor:
         config = self.config
-        scale = config.head_dim**-0.5
+        options = AttentionOptions(config.head_dim**-0.5)
         q = rope_and_cache(
             layer.qkv(x),
             rotation,
@@ -123,7 +124,7 @@ class Decoder:
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         count = batch.num_decode
         if batch.decode is not None:
-            decode_attention(q[:count], cache, batch.decode, scale, out[:count])
+            decode_attention(q[:count], cache, batch.decode, options, out[:count])
         if batch.prefill is not None:
-            prefill_attention(q[count:], cache, batch.prefill, scale, out[count:])
+            prefill_attention(q[count:], cache, batch.prefill, options, out[count:])
         return layer.output(out.view(out.shape[0], -1))
