@@ -69,6 +69,10 @@ class JobStream:
         """The highest epoch seen of `job`, and the token ids shown of each choice."""
         return self._shown[job].epoch, self._shown[job].snapshot()
 
+    def withdraw(self, job: str) -> None:
+        """The job was never accepted: there is nothing to wait for, and nothing to cancel."""
+        self._unfinished.discard(job)
+
     def put_delta(self, delta: Delta) -> None:
         """Take in a delta. A reader too far behind ends the stream with an error."""
         if self._error is not None or delta.job not in self._unfinished:

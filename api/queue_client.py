@@ -22,7 +22,7 @@ from api.job_stream import JobStream
 from api.shown_tokens import ReaderCounters
 from api.subscriptions import end
 from api.tally import Tally
-from broker.base import Broker, BrokerError, Message, PublishRejected, Subscription, Unroutable
+from broker.base import Broker, BrokerError, Message, NotSent, PublishRejected, Subscription, Unroutable
 from schemas.messages import Control, Frame, Job, ResumeQuery, encode
 from schemas.topology import CONTROL, REPLIES, REQUESTS, request_key
 
@@ -123,11 +123,11 @@ class QueueClient:
         message = Message(body, message_id=job.id, reply_to=self.reader)
         try:
             await self._broker.publish(REQUESTS, request_key(job.model, job.job_class), message)
-        except Unroutable:
-            raise model_not_found(job.model) from None
-        except PublishRejected:
-            raise queue_full(job.model) from None
+        except (Unroutable, PublishRejected, NotSent) as error:
+            self._streams[job.id].withdraw(job.id)
+            raise _refusal(error, job.model) from None
         except BrokerError as error:
+            # It may yet be delivered, when nobody waits for it: the cancel that follows from here gets there too.
             log.error("job %s not published: %s", job.id, error)
             raise broker_unavailable() from None
 
@@ -208,6 +208,16 @@ class QueueClient:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _refusal(error: BrokerError, model: str) -> ApiError:
+    """Why the broker did not take a job."""
+    match error:
+        case Unroutable():
+            return model_not_found(model)
+        case PublishRejected():
+            return queue_full(model)
+    return broker_unavailable()
 
 
 def queue_full(model: str) -> ApiError:

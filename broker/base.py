@@ -27,6 +27,10 @@ class BrokerUnavailable(BrokerError):
     """No connection, or no confirmation within the time limit. The message may yet be delivered: dedupe by job id."""
 
 
+class NotSent(BrokerUnavailable):
+    """The broker takes no messages at the moment, and none was sent: it will not be delivered."""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """A body with the few properties that travel beside it."""

@@ -12,7 +12,7 @@ from broker.amqp.declare import declare
 from broker.amqp.errors import bounded
 from broker.amqp.link import Link, ReopeningChannel, close_channel, open_channel
 from broker.amqp.publisher import Publisher
-from broker.base import PUBLISH_TIMEOUT, BodyHandler, BrokerUnavailable, Handler, Message, Subscription
+from broker.base import PUBLISH_TIMEOUT, BodyHandler, Handler, Message, NotSent, Subscription
 from broker.handling import TaskSet
 from schemas.topology import Topology
 
@@ -105,7 +105,7 @@ class AmqpBroker:
 
 
 async def refuse_while_blocked(connection: Connection) -> None:
-    """Raises BrokerUnavailable at once where RabbitMQ has said that it reads no publishes, for want of memory or disk.
+    """Raises NotSent at once where RabbitMQ has said that it reads no publishes, for want of memory or disk.
     It says so in answer to the first that it does not read: that one waits for its confirmation until it times out. Any
     further one would be kept in memory here, to be delivered when nobody expects it any more."""
     assert connection.transport is not None
@@ -113,7 +113,7 @@ async def refuse_while_blocked(connection: Connection) -> None:
         async with asyncio.timeout(0):
             await connection.transport.connection.ready()
     except TimeoutError:
-        raise BrokerUnavailable("RabbitMQ takes no messages: it is out of memory or disk") from None
+        raise NotSent("RabbitMQ takes no messages: it is out of memory or disk") from None
 
 
 def broker_version(connection: Connection) -> tuple[int, ...]:

@@ -136,9 +136,12 @@ async def test_closing_ends_the_retries() -> None:
 async def test_dead_letters_say_why() -> None:
     broker = StubBroker()
     publisher = ResultPublisher(broker)  # type: ignore[arg-type]
-    assert await publisher.bury(Message(b"body", message_id="j", headers={"kept": 1}), "bad")
+    letter = Message(b"body", message_id="j", headers={"kept": 1})
+    assert await publisher.bury(letter, "bad", attempts=3, source="headrace.requests.m.batch")
     ((exchange, _, message, _),) = broker.published
-    assert (exchange, message.body, message.headers) == (DEAD, b"body", {"kept": 1, "reason": "bad"})
+    assert (exchange, message.body) == (DEAD, b"body")
+    told = {"kept": 1, "reason": "bad", "attempts": 3, "source": "headrace.requests.m.batch"}
+    assert message.headers.items() >= told.items()
 
 
 async def test_a_lost_announcement_ends_nothing() -> None:
