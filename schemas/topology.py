@@ -28,8 +28,9 @@ RESULTS_KEY = "results"
 DEAD_KEY = "dead"
 
 JOB_CLASSES: tuple[JobClass, ...] = ("interactive", "batch")
-MAX_ATTEMPTS = 5
-"""Deliveries of one job before the worker itself ends it as failed and dead-letters it."""
+MAX_ATTEMPTS = 12
+"""Deliveries of one job before the worker itself ends it as failed and dead-letters it. From the fourth on suspects run
+one by one (`workers/front/suspects.py`), so that hardly any job gets here by another's fault."""
 BROKER_DELIVERY_LIMIT = 20
 """The broker's own limit, a backstop above MAX_ATTEMPTS."""
 

@@ -119,20 +119,20 @@ class WorkerBroker:
     def __init__(self, inner: Broker) -> None:
         self.unsettled: set[TrackedDelivery] = set()
         self.lost = self.silent = False
-        self._inner = inner
+        self.inner = inner
         self.connect, self.close, self.declare = inner.connect, inner.close, inner.declare
         self.subscribe, self.queue_depth = inner.subscribe, inner.queue_depth
 
     async def consume(self, queue: str, handler: Handler, *, prefetch: int) -> Any:
-        return await self._inner.consume(
+        return await self.inner.consume(
             queue, lambda delivery: handler(TrackedDelivery(delivery, self.unsettled)), prefetch=prefetch
         )
 
     async def publish(self, exchange: str, routing_key: str, message: Message, **options: Any) -> None:
         if self.lost:
             raise BrokerUnavailable("the connection is lost")
-        if not self.silent:
-            await self._inner.publish(exchange, routing_key, message, **options)
+        if not self.silent or options.get("confirm", True):
+            await self.inner.publish(exchange, routing_key, message, **options)
 
 
 class Sink:

@@ -12,6 +12,7 @@ from broker.base import BrokerUnavailable, Message
 from schemas.messages import Usage
 from schemas.topology import MAX_ATTEMPTS, RESULTS
 from tests.front.harness import EOS, REPLY, TOKENIZER, Bench, WorkerBroker, ids
+from workers.front import suspects
 from workers.front.job_run import stable_seed
 from workers.front.worker import EngineDiedError, prefetch
 
@@ -204,6 +205,24 @@ async def test_a_poison_job_is_given_up(bench: Bench) -> None:
     assert bench.dead.messages[0].headers["reason"] == f"gave up after {MAX_ATTEMPTS} attempts"
     await bench.settle()
     assert (engine.added, bench.unsettled) == ([], 0)
+
+
+async def test_a_poison_job_does_not_take_others_with_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every worker dies as soon as the poison is in its engine; six more jobs are always there with it."""
+    monkeypatch.setattr(suspects, "SPREAD_SECONDS", 0.02)
+    innocent = [f"innocent-{number}" for number in range(6)]
+    for name in [*innocent[:3], "poison", *innocent[3:]]:
+        await bench.submit(bench.job(name, stream=False))
+    for number in range(MAX_ATTEMPTS):
+        engine, _ = await bench.worker("hello")
+        while not any(request.id.startswith("poison/") for request in engine.added):
+            await engine.until_running(1)
+            await engine.play()
+        await bench.kill(number)
+    await bench.worker()
+    assert (await bench.reader.result("poison")).outcome == "failed"
+    assert {name: bench.reader.results[name].outcome for name in innocent} == dict.fromkeys(innocent, "completed")
+    assert max(bench.reader.results[name].epoch for name in innocent) < MAX_ATTEMPTS - 2
 
 
 async def test_a_malformed_job_with_an_id_fails(bench: Bench) -> None:

@@ -25,6 +25,7 @@ from workers.front.job_run import Ending, JobRun, expired, failed
 from workers.front.results import ResultPublisher
 from workers.front.resume import ResumeDesk, Shown
 from workers.front.running import RunningJobs
+from workers.front.suspects import Suspects
 from workers.front.text import InvalidJobError, Limits, TextProcessor, invalid
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class JobLifecycle:
         self._results = results
         self._resume = resume
         self._ended = EndedJobs()
+        self._suspects = Suspects()
         self._cancelled: OrderedDict[str, None] = OrderedDict()
         self._handling: set[asyncio.Event] = set()
 
@@ -190,7 +192,8 @@ class JobLifecycle:
             return expired()
         try:
             async with asyncio.timeout(None if deadline is None else deadline - time.time()) as limit:
-                return await self._execute(run)
+                async with self._suspects.turn(run):
+                    return await self._execute(run)
         except InvalidJobError as error:
             return Ending("failed", error.error)
         except Exception as error:

@@ -1,0 +1,56 @@
+"""The service on the embedded broker."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from broker.memory import MemoryBroker, MemoryHub
+from schemas.messages import Job
+from tests.delivery.service import Answer, Service, job
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """So small a model only waits for its threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@asynccontextmanager
+async def embedded(folder: Path | None = None) -> AsyncIterator[Service]:
+    hub = MemoryHub()
+    made = Service(lambda _: MemoryBroker(hub), folder)
+    await made.start()
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[Service]:
+    async with embedded(tmp_path) as made:
+        yield made
+
+
+async def undisturbed(asked: Job) -> Answer:
+    """The answer to a job that nobody disturbs."""
+    async with embedded() as service:
+        engine, _ = await service.worker()
+        async with service.asked(asked) as answer:
+            await engine.until_added(asked.sampling.n)
+            await engine.play()
+            return await answer
+
+
+@pytest.fixture
+async def whole() -> Answer:
+    """The undisturbed answer to `job()`."""
+    return await undisturbed(job())
