@@ -63,7 +63,7 @@ class DecodeContext:
         count = options.most_blocks(self.max_length, self.block_size)
         blocks = oldest // self.block_size + torch.arange(count, device=lengths.device)
         # blocks past a context's end, which nobody sees, may lie past the table's
-        tables = self.block_tables[self.slots].gather(1, blocks.clamp(max=self.block_tables.shape[1] - 1))
+        tables = self.block_tables[self.slots[:, None], blocks.clamp(max=self.block_tables.shape[1] - 1)]
         heads = torch.arange(self.kv_heads, device=lengths.device)
         rows = (tables[:, None, :].long() * self.kv_heads + heads[None, :, None]).flatten()
         keys = (blocks[:, :, None] * self.block_size + torch.arange(self.block_size, device=lengths.device)).flatten(1)

@@ -226,8 +226,7 @@ def test_prefill_with_options(options: AttentionOptions, dtype: torch.dtype, dev
     check_prefill(spans_of(PREFILL), (2, 1, 24), options, dtype, device)
 
 
-@pytest.mark.parametrize("window", [0, LONG // 8, LONG // 8 + 9])
-@pytest.mark.parametrize("soft_cap", [0.0, 2.0])
+@pytest.mark.parametrize(("window", "soft_cap"), [(0, 0.0), (LONG // 8, 0.0), (LONG // 8 + 9, 2.0)])
 def test_long_context(window: int, soft_cap: float, dtype: torch.dtype, device: str) -> None:
     """Against the definition; 32,768 tokens on the GPU, which are too many for the interpreter."""
     options = AttentionOptions(0.2, window, soft_cap)
