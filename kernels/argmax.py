@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_CHUNK = 2048
+CHUNK = 4096
+"""Logits of one program."""
 
 
 @triton.jit
@@ -26,25 +27,36 @@ def _chunk_kernel(logits, peaks, indices, vocab, chunks, CHUNK: tl.constexpr):
 
 
 @triton.jit
-def _row_kernel(peaks, indices, out, vocab, chunks, WIDTH: tl.constexpr):
+def _row_kernel(peaks, indices, row_peaks, out, vocab, chunks, WIDTH: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     chunk = tl.arange(0, WIDTH)
     values = tl.load(peaks + row * chunks + chunk, mask=chunk < chunks, other=-float("inf"))
     first = tl.load(indices + row * chunks + chunk, mask=chunk < chunks, other=vocab)
-    winner = tl.min(tl.where(values == tl.max(values, 0), first, vocab), 0)
+    peak = tl.max(values, 0)
+    winner = tl.min(tl.where(values == peak, first, vocab), 0)
+    tl.store(row_peaks + row, peak)
     tl.store(out + row, tl.minimum(winner, vocab - 1).to(tl.int64))
 
 
-def argmax_triton(logits: Tensor) -> Tensor:
-    """As argmax; rows are contiguous."""
+def max_triton(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest logit (fp32) and the index of its first occurrence (int64) of each row: [rows] each. Rows are
+    contiguous."""
     rows, vocab = logits.shape
-    chunks = triton.cdiv(vocab, _CHUNK)
-    peaks = torch.empty(rows, chunks, dtype=torch.float32, device=logits.device)
+    chunks = triton.cdiv(vocab, CHUNK)
+    floats = torch.empty(rows, chunks + 1, dtype=torch.float32, device=logits.device)
     indices = torch.empty(rows, chunks, dtype=torch.int32, device=logits.device)
     out = torch.empty(rows, dtype=torch.int64, device=logits.device)
-    _chunk_kernel[(rows, chunks)](logits, peaks, indices, vocab, chunks, _CHUNK, num_warps=4)
-    _row_kernel[(rows,)](peaks, indices, out, vocab, chunks, triton.next_power_of_2(chunks), num_warps=1)
-    return out
+    peaks, row_peaks = floats.view(-1)[: rows * chunks], floats.view(-1)[rows * chunks :]
+    _chunk_kernel[(rows, chunks)](logits, peaks, indices, vocab, chunks, CHUNK, num_warps=4)
+    _row_kernel[(rows,)](
+        peaks, indices, row_peaks, out, vocab, chunks, triton.next_power_of_2(chunks), num_warps=1
+    )  # fmt: skip
+    return row_peaks, out
+
+
+def argmax_triton(logits: Tensor) -> Tensor:
+    """As argmax."""
+    return max_triton(logits)[1]
 
 
 def argmax_torch(logits: Tensor) -> Tensor:

@@ -19,30 +19,35 @@ def _matvec_kernel(
     x, weight, bias, out, inputs, outputs,
     TILE: tl.constexpr, CHUNK: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    if PDL:
-        tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
     row = tl.program_id(0) * TILE + tl.arange(0, TILE)
     inside = row < outputs
     chunk = tl.arange(0, CHUNK)
     source = weight + row[:, None].to(tl.int64) * inputs + chunk[None, :]
-    acc = tl.zeros([TILE, CHUNK], tl.float32)
-    gate = tl.zeros([TILE, CHUNK], tl.float32)
-    for start in range(0, inputs, CHUNK):
+    valid = inside[:, None] & (chunk < inputs)[None, :]
+    # weights depend on no kernel before: the first ones are read while the kernels before still run
+    weights = tl.load(source, mask=valid, other=0.0)
+    second = weights
+    if GATED:
+        second = tl.load(source + outputs * inputs, mask=valid, other=0.0)
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    values = tl.load(x + chunk, mask=chunk < inputs, other=0.0).to(tl.float32)[None, :]
+    acc = weights.to(tl.float32) * values
+    up = second.to(tl.float32) * values
+    for start in range(CHUNK, inputs, CHUNK):
         valid = inside[:, None] & (start + chunk < inputs)[None, :]
         values = tl.load(x + start + chunk, mask=start + chunk < inputs, other=0.0).to(tl.float32)[None, :]
-        weights = tl.load(source + start, mask=valid, other=0.0).to(tl.float32)
+        acc += tl.load(source + start, mask=valid, other=0.0).to(tl.float32) * values
         if GATED:
-            gate += weights * values
-            weights = tl.load(source + outputs * inputs + start, mask=valid, other=0.0).to(tl.float32)
-        acc += weights * values
+            up += tl.load(source + outputs * inputs + start, mask=valid, other=0.0).to(tl.float32) * values
     kind = out.dtype.element_ty
     total = tl.sum(acc, 1)
     if HAS_BIAS:
         total += tl.load(bias + row, mask=inside, other=0.0).to(tl.float32)
     if GATED:
-        gated = tl.sum(gate, 1).to(kind).to(tl.float32)
-        total = (gated * tl.sigmoid(gated)).to(kind).to(tl.float32) * total.to(kind).to(tl.float32)
+        gate = total.to(kind).to(tl.float32)
+        total = (gate * tl.sigmoid(gate)).to(kind).to(tl.float32) * tl.sum(up, 1).to(kind).to(tl.float32)
     tl.store(out + row, total.to(kind), mask=inside)
 
 

@@ -10,7 +10,6 @@ from kernels.argmax import argmax_torch, argmax_triton
 from kernels.matvec import matvec_torch, matvec_triton
 from kernels.norm import add_rms_norm_torch, add_rms_norm_triton
 from kernels.rope import CacheSlots, Rotation, rope_and_cache_torch, rope_and_cache_triton
-from kernels.sampling import apply_penalties, draw, philox_uniform, truncate
 from tests.kernels.conftest import error, limit
 
 pytestmark = pytest.mark.gpu if torch.cuda.is_available() else []
@@ -69,51 +68,3 @@ def test_rope_and_cache(heads: int, kv_heads: int, dim: int, with_norm: bool, dt
     got = rope_and_cache_triton(qkv, rotation, caches[1], slots, heads, *norms)
     assert error(got, want) < limit(dtype)
     assert error(caches[1], caches[0]) < limit(dtype)
-
-
-def test_philox_is_the_published_one(device: str) -> None:
-    """Philox4x32-10 of counter 0 and key 0 begins with 0x6627e8d5 (Random123's known answers)."""
-    zero = torch.zeros(1, dtype=torch.int64, device=device)
-    assert float(philox_uniform(zero, zero)) == pytest.approx(((0x6627E8D5 >> 8) + 0.5) / 2**24, abs=1e-9)
-
-
-def test_uniform_numbers_are_uniform_and_independent_of_the_rest(device: str) -> None:
-    seeds = torch.arange(20_000, device=device)
-    numbers = philox_uniform(seeds, torch.full_like(seeds, 17))
-    assert float(numbers.mean()) == pytest.approx(0.5, abs=0.01)
-    assert float(numbers.var()) == pytest.approx(1 / 12, abs=0.005)
-    assert torch.equal(philox_uniform(seeds[5:6], torch.tensor([17], device=device)), numbers[5:6])
-
-
-def test_draws_follow_the_distribution(device: str) -> None:
-    logits = torch.tensor([0.0, 1.0, 2.0, -torch.inf], device=device).expand(50_000, 4)
-    seeds = torch.arange(50_000, device=device)
-    ids = draw(logits, philox_uniform(seeds, torch.zeros_like(seeds)))
-    got = torch.bincount(ids, minlength=4) / 50_000
-    assert torch.allclose(got.cpu(), logits[0].softmax(-1).cpu(), atol=0.01)
-
-
-@pytest.mark.parametrize("vocab", [7, 3000])
-def test_truncation(vocab: int, device: str) -> None:
-    logits = torch.randn(4, vocab, device=device) * 2
-    top_k = torch.tensor([0, 3, 0, 2], device=device)
-    top_p = torch.tensor([1.0, 1.0, 0.6, 0.9], device=device)
-    min_p = torch.tensor([0.2, 0.0, 0.0, 0.0], device=device)
-    kept = truncate(logits, top_k, top_p, min_p) > -torch.inf
-    probabilities = logits.softmax(-1)
-    assert torch.equal(kept[0], probabilities[0] >= 0.2 * probabilities[0].max() * (1 - 1e-5))
-    assert kept[1].sum() == 3
-    ordered, order = probabilities[2].sort(descending=True)
-    count = int((ordered.cumsum(-1) - ordered < 0.6).sum())
-    assert set(kept[2].nonzero()[:, 0].tolist()) == set(order[:count].tolist())
-    pair = logits[3].topk(2).values.softmax(-1)
-    assert kept[3].sum() == (1 if pair[0] >= 0.9 else 2)
-
-
-def test_penalties(device: str) -> None:
-    logits = torch.tensor([[2.0, -2.0, 1.0, 3.0]], device=device)
-    counts = torch.tensor([[2, 0, 0, 1]], dtype=torch.int32, device=device)
-    in_prompt = torch.tensor([[False, True, False, False]], device=device)
-    one = torch.ones(1, device=device)
-    got = apply_penalties(logits, counts, in_prompt, 2 * one, 0.5 * one, 0.25 * one)
-    assert got.tolist() == [[2 / 2 - 1.0 - 0.25, -4.0, 1.0, 3 / 2 - 0.5 - 0.25]]

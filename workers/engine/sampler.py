@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from kernels.argmax import argmax
-from kernels.sampling import apply_penalties, draw, philox_uniform, truncate
+from kernels.sampling import SamplingRows, apply_penalties, sample
 from schemas.messages import MAX_LOGPROBS, SamplingParams
 from workers.engine.plan import Admission
 from workers.engine.upload import upload
 
-RANDOM, TRUNCATED, PENALISED, EDITED, LOGPROBS = 1, 2, 4, 8, 16
+RANDOM, TRUNCATES_K, TRUNCATES_P, PENALISED, EDITED, LOGPROBS = 1, 2, 4, 8, 16, 32
 _FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
 
 
@@ -43,8 +43,8 @@ def flags_of(params: SamplingParams) -> int:
     flags = 0
     if params.temperature > 0:
         flags |= RANDOM
-        if params.top_p < 1 or params.top_k > 0 or params.min_p > 0:
-            flags |= TRUNCATED
+        flags |= TRUNCATES_K if params.top_k > 0 else 0
+        flags |= TRUNCATES_P if params.top_p < 1 else 0
     if params.repetition_penalty != 1 or params.frequency_penalty or params.presence_penalty:
         flags |= PENALISED
     if params.logit_bias or params.min_tokens:
@@ -87,27 +87,20 @@ class Sampler:
         flags = int(np.bitwise_or.reduce(self.flags[host_slots]))
         if flags == 0:
             return Sampled(argmax(logits))
-        logits = logits.float()
         raw = logits
         if flags & EDITED:
-            logits = self._edit(logits.clone(), host_slots, lengths - self.integers[slots, 2])
+            logits = self._edit(logits.float().clone(), host_slots, lengths - self.integers[slots, 2])
         if flags & PENALISED:
-            logits = self._penalise(logits, slots)
-        ids = argmax(logits)
+            logits = self._penalise(logits.float(), slots)
         if flags & RANDOM:
-            ids = self._draw(logits, ids, slots, lengths, bool(flags & TRUNCATED))
+            top_k, top_p = bool(flags & TRUNCATES_K), bool(flags & TRUNCATES_P)
+            ids = sample(logits, SamplingRows(slots, self.floats, self.integers, lengths, top_k, top_p))
+        else:
+            ids = argmax(logits)
         if flags & PENALISED:
             assert self._counts is not None
             self._counts[slots, ids] += 1
-        return self._with_logprobs(raw, ids) if flags & LOGPROBS else Sampled(ids)
-
-    def _draw(self, logits: Tensor, greedy: Tensor, slots: Tensor, lengths: Tensor, truncated: bool) -> Tensor:
-        temperature = self.floats[slots, 0]
-        scaled = logits / torch.where(temperature > 0, temperature, 1.0).unsqueeze(-1)
-        if truncated:
-            scaled = truncate(scaled, self.integers[slots, 0], self.floats[slots, 1], self.floats[slots, 2])
-        drawn = draw(scaled, philox_uniform(self.integers[slots, 1], lengths))
-        return torch.where(temperature > 0, drawn, greedy)
+        return self._with_logprobs(raw.float(), ids) if flags & LOGPROBS else Sampled(ids)
 
     def _with_logprobs(self, logits: Tensor, ids: Tensor) -> Sampled:
         """Of the model's own distribution, before temperature, penalties and truncation."""
