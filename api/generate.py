@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import secrets
 import time
@@ -81,7 +82,9 @@ async def _open(request: Request, parsed: ChatRequest | CompletionRequest, finge
         return jobs_from_request(parsed, job_id=job_id, owner=OWNER, deadline=deadline)
 
     def admit(jobs: list[Job]) -> None:
-        shared.admission.admit(parsed.model, fingerprint, len(jobs))
+        sampling = jobs[0].sampling
+        longest = sampling.n * (sampling.max_tokens or math.inf)
+        shared.admission.admit(parsed.model, fingerprint, len(jobs), longest)
 
     key = idempotency_key(request)
     if key is not None:

@@ -52,6 +52,7 @@ class _Model:
     load: Load
     places: PromisedPlaces = field(default_factory=PromisedPlaces)
     asked: float = 0.0
+    longest: float = UNKNOWN_OUTPUT
     seen: float = 0.0
     promised: list[Place] = field(default_factory=list)
     taken: list[Place] = field(default_factory=list)
@@ -93,11 +94,12 @@ class Admission:
             await asyncio.wait([self._ticking])
         await end(self._subscription)
 
-    def admit(self, model: str, key: str, jobs: int = 1) -> None:
-        """Return if `jobs` jobs of the request known by `key` may be submitted. Raises ApiError 429 with Retry-After, or
-        without where no place becomes free in time."""
+    def admit(self, model: str, key: str, jobs: int = 1, longest: float = UNKNOWN_OUTPUT) -> None:
+        """Return if `jobs` jobs of the request known by `key`, of `longest` output tokens at most, may be submitted.
+        Raises ApiError 429 with Retry-After, or without where no place becomes free in time."""
         state = self._state(model)
         state.asked = now = self._clock()
+        state.longest = min(longest, UNKNOWN_OUTPUT)
         place = self._take(state, key, now)
         wait = self._wait(model, state)
         if wait <= self._max_wait * (RETURN_FACTOR if place else 1.0):
@@ -145,7 +147,7 @@ class Admission:
         return state.load.waiting_jobs(self._tally.running[model]) * self._job_seconds(model, state)
 
     def _job_seconds(self, model: str, state: _Model) -> float:
-        return state.load.job_seconds(self._tally.mean_output(model, UNKNOWN_OUTPUT))
+        return state.load.job_seconds(self._tally.mean_output(model, state.longest))
 
     async def _tick_for_ever(self) -> None:
         while True:
@@ -155,20 +157,25 @@ class Admission:
     async def tick(self) -> None:
         """Ask for the depth of each queue in use, and tell the other processes what has been promised."""
         for model, state in list(self._models.items()):
-            try:
-                if self._clock() < state.asked + ACTIVE_SECONDS:
-                    state.load.set_depth(await self._broker.queue_depth(request_queue(model, "interactive").name))
+            if self._clock() < state.asked + ACTIVE_SECONDS:
+                await self._look(model, state)
+            if state.promised or state.taken:
                 await self._tell(model, state)
-            except BrokerError as error:
-                state.load.since_depth = 0  # or it would grow for as long as the queue cannot be seen
-                log.debug("admission of %s goes by what was known: %s", model, error)
+
+    async def _look(self, model: str, state: _Model) -> None:
+        try:
+            state.load.set_depth(await self._broker.queue_depth(request_queue(model, "interactive").name))
+        except BrokerError as error:
+            state.load.since_depth = 0  # or it would grow for as long as the queue cannot be seen
+            log.debug("admission of %s goes by what was known: %s", model, error)
 
     async def _tell(self, model: str, state: _Model) -> None:
-        if not (state.promised or state.taken):
-            return
         news = Places(api=self._name, model=model, promised=state.promised[:MAX_NEWS], taken=state.taken[:MAX_NEWS])
         state.promised, state.taken = [], []
-        await self._broker.publish(PLACES, "", Message(encode(news)), confirm=False)
+        try:
+            await self._broker.publish(PLACES, "", Message(encode(news)), confirm=False)
+        except BrokerError as error:
+            log.warning("%d promised places stay unknown to other processes: %s", len(news.promised), error)
 
     async def _on_places(self, body: bytes) -> None:
         try:

@@ -14,7 +14,7 @@ FADE = 0.95
 """What is left of a rate at each Status if the worker has become slower. A worker's own mean reaches back ten seconds of
 work, and takes as long to tell that it is full; a rate that was reached before is believed at once."""
 UNKNOWN_OUTPUT = 256.0
-"""Output tokens of a job before any has finished."""
+"""Output tokens of a job before any has finished, where more are allowed."""
 
 
 class Load:
@@ -26,6 +26,7 @@ class Load:
         self.since_depth = 0
         self._allowance = allowance
         self._waiting = 0
+        self._free = 0
         self._sent: dict[str, float] = {}
         self._full: dict[str, float] = {}
         self._total = 0.0
@@ -46,6 +47,7 @@ class Load:
             self._full.pop(gone, None)
         self.slots = sum(status.max_running for status in workers)
         self._waiting = sum(status.interactive_waiting for status in workers)
+        self._free = sum(status.max_running - status.running for status in workers if not status.waiting)
         self._known = self._known or bool(self._full)
         if self._full:
             self._total = len(workers) * sum(self._full.values()) / len(self._full)
@@ -77,4 +79,5 @@ class Load:
     def waiting_jobs(self, own: int) -> int:
         """Jobs ahead of a new one. Two lower bounds: the `own` unfinished jobs of this process beyond all slots, exact
         where it is the only one; and what broker and workers say of everyone's, a moment late."""
-        return max(0, own - self.slots, self.depth + self.since_depth + self._waiting)
+        coming = max(0, self.since_depth - self._free)
+        return max(0, own - self.slots, self.depth + self._waiting + coming)

@@ -75,7 +75,7 @@ def test_what_was_known_stays_while_workers_are_away() -> None:
 
 def test_waiting_is_the_larger_of_what_is_known() -> None:
     load = Load(30)
-    load.update([status(interactive_waiting=3, max_running=8)])
+    load.update([status(interactive_waiting=3, running=8, waiting=5, max_running=8)])
     assert load.waiting_jobs(own=5) == 3
     assert load.waiting_jobs(own=20) == 12
     load.set_depth(10)
@@ -83,6 +83,15 @@ def test_waiting_is_the_larger_of_what_is_known() -> None:
     assert load.waiting_jobs(own=20) == 15
     load.set_depth(0)
     assert load.waiting_jobs(own=0) == 3
+
+
+def test_jobs_that_find_a_free_slot_do_not_wait() -> None:
+    load = Load(30)
+    load.update([status("a", running=3, max_running=8), status("b", running=1, waiting=2, max_running=8)])
+    load.since_depth = 5
+    assert load.waiting_jobs(own=16) == 0
+    load.since_depth = 8
+    assert load.waiting_jobs(own=16) == 3
 
 
 def test_the_mean_output_follows_completed_answers() -> None:
