@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
-USAGE = """usage: headrace bench cpu | offline | http | overhead [--help]
+COMMANDS = {
+    "cpu": "the demo model on this CPU: transformers generate() and Headrace side by side, in one run",
+    "offline": "the engine alone on a workload of fixed shape: one JSON line a workload",
+    "sweep": "the engine's tokens a second at growing batch sizes, beside the floor",
+    "kernels": "each kernel's rate on the GPU beside the ceiling of the same run",
+    "generate": "transformers generate() and Headrace on one GPU, requests of mixed lengths",
+    "http": "a load on any OpenAI-compatible server: rates, latencies, goodput",
+    "chaos": "jobs through all doors while everything is killed in turn; then the books are compared",
+    "overhead": "what HTTP, queue and worker add to an engine that is called in process",
+}
 
-  cpu       the demo model on this CPU: transformers generate() and Headrace side by side, in one run
-  offline   the engine alone on a workload of fixed shape: one JSON line a workload
-  http      a load on any OpenAI-compatible server: rates, latencies, goodput
-  overhead  what HTTP, queue and worker add to an engine that is called in process
-"""
+
+def usage() -> str:
+    lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    return "\n".join((f"usage: headrace bench {' | '.join(COMMANDS)} [--help]", "", *lines, ""))
 
 
 def main(arguments: list[str]) -> None:
-    if arguments[:1] == ["cpu"]:
-        from bench.cpu import main as cpu
-
-        cpu(arguments[1:])
-    elif arguments[:1] == ["offline"]:
-        from bench.offline import main as offline
-
-        offline(arguments[1:])
-    elif arguments[:1] == ["http"]:
-        from bench.http import main as http
-
-        http(arguments[1:])
-    elif arguments[:1] == ["overhead"]:
-        from bench.overhead import main as overhead
-
-        overhead(arguments[1:])
+    if arguments and arguments[0] in COMMANDS:
+        import_module(f"bench.{arguments[0]}").main(arguments[1:])
     else:
-        print(USAGE, end="")
+        print(usage(), end="")
         sys.exit(0 if arguments[:1] in (["-h"], ["--help"]) else 2)

@@ -39,7 +39,14 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> None:
     options = parser().parse_args(arguments)
     started = time.perf_counter()
-    llm = LLM(
+    llm = build(options)
+    ready = time.perf_counter() - started
+    for name, workload in _chosen(options).items():
+        print(json.dumps(measure(llm, name, workload, options, ready)), flush=True)
+
+
+def build(options: argparse.Namespace) -> LLM:
+    return LLM(
         options.model,
         load_format=options.load_format,
         dtype=options.dtype,
@@ -48,9 +55,6 @@ def main(arguments: list[str]) -> None:
         max_batched_tokens=options.max_batched_tokens,
         max_model_len=options.max_model_len,
     )
-    ready = time.perf_counter() - started
-    for name, workload in _chosen(options).items():
-        print(json.dumps(measure(llm, name, workload, options, ready)), flush=True)
 
 
 def _chosen(options: argparse.Namespace) -> dict[str, Workload]:
@@ -64,25 +68,31 @@ def _chosen(options: argparse.Namespace) -> dict[str, Workload]:
 
 def measure(llm: LLM, name: str, workload: Workload, options: argparse.Namespace, ready: float) -> dict[str, Any]:
     """Seconds (median and all runs), output tokens a second, and the ratios to what is known."""
-    seconds = []
-    for run in range(options.repeat + 1):  # the first warms up and does not count
-        # a fresh seed each run, so that no run finds the last one's prefixes in the cache
-        prompts = workload.prompts(name, llm.ready.vocab_size, options.seed + 1000 * run)
-        seconds.append(_run(llm, prompts, workload, options))
-    median = statistics.median(seconds[1:])
+    seconds = runs(llm, name, workload, options)
+    median = statistics.median(seconds)
     key = (Path(options.model).name, name)
     vllm, floor = VLLM_SECONDS.get(key), FLOOR_SECONDS.get(key)
     return {
         "model": key[0],
         "workload": name,
         "seconds": round(median, 4),
-        "runs": [round(each, 4) for each in seconds[1:]],
+        "runs": [round(each, 4) for each in seconds],
         "output_tok_s": round(workload.requests * workload.output_tokens / median, 1),
         "vs_vllm": None if vllm is None else round(median / vllm, 3),
         "vs_floor": None if floor is None else round(median / floor, 3),
         "ready_s": round(ready, 2),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
+
+
+def runs(llm: LLM, name: str, workload: Workload, options: argparse.Namespace) -> list[float]:
+    """Seconds of each counted run. The first warms up and does not count; each has a seed of its own, so that none finds
+    another's prefixes in the cache."""
+    seconds = []
+    for run in range(options.repeat + 1):
+        prompts = workload.prompts(name, llm.ready.vocab_size, options.seed + 1000 * run)
+        seconds.append(_run(llm, prompts, workload, options))
+    return seconds[1:]
 
 
 def _run(llm: LLM, prompts: list[list[int]], workload: Workload, options: argparse.Namespace) -> float:
