@@ -18,6 +18,7 @@ import msgspec
 from broker.base import BrokerError, Delivery
 from schemas.messages import Control, Job, JobClass, Result
 from schemas.topology import MAX_ATTEMPTS, request_queue
+from workers.front.duplicates import id_taken, is_same
 from workers.front.ended import EndedJobs
 from workers.front.frames import FrameSender
 from workers.front.intake import Refusal, read_job
@@ -97,10 +98,21 @@ class JobLifecycle:
         job = read_job(delivery.message)
         if isinstance(job, Refusal):
             await self._refuse(job, delivery)
-        elif (run := self._running.by_id.get(job.id)) is not None:
-            await self._share(run, delivery)
+        elif (run := self._known(job.id)) is None:
+            await self._run(job, delivery)
+        elif not is_same(run.job, job):
+            await self._refuse_id(run, job, delivery)
+        elif not run.settled.done():
+            await self._share(run, job, delivery)
+        elif delivery.delivery_count == 0:
+            await self._repeat(job, delivery)
         else:
             await self._run(job, delivery)
+
+    def _known(self, job: str) -> JobRun | None:
+        """The job as it runs here, or as it ended lately."""
+        ended = self._ended.get(job)
+        return self._running.by_id.get(job) or (None if ended is None else ended.run)
 
     def on_control(self, control: Control) -> None:
         """Cancel, or a reader's word on what it has shown."""
@@ -142,10 +154,10 @@ class JobLifecycle:
         if run.job.stream and run.choices and self._is_valid(control.shown, run):
             self._running.catch_up(run, control.shown)
         assert run.reader is not None
-        self._frames.post_result(run.reader, ended.result)
+        self._frames.post_result(run.reader, msgspec.structs.replace(ended.result, epoch=run.epoch))
 
     async def _run(self, job: Job, delivery: Delivery) -> None:
-        run = JobRun.begin(job, job.reply_to or delivery.message.reply_to, delivery.delivery_count)
+        run = JobRun.begin(job, _reader(job, delivery), delivery.delivery_count)
         self._running.by_id[job.id] = run
         try:
             ending = await self._ending(run)
@@ -156,22 +168,54 @@ class JobLifecycle:
         if not run.settled.result():
             await delivery.reject(requeue=True)
 
-    async def _share(self, run: JobRun, delivery: Delivery) -> None:
+    async def _share(self, run: JobRun, job: Job, delivery: Delivery) -> None:
         """The job is here already: a second copy, or the same one after a lost connection. Both wait for one Result."""
         if delivery.delivery_count > run.epoch:
             await self._rejoin(run, delivery.delivery_count)
+        elif (reader := _reader(job, delivery)) is not None and reader != run.reader:
+            self._attach(run, reader)
         await asyncio.wait([run.settled])
         if run.settled.result():
             await delivery.ack()
         else:
             await delivery.reject(requeue=True)
 
+    def _attach(self, run: JobRun, reader: str) -> None:
+        """Whoever published it again reads it from its beginning, and has it from here on."""
+        run.reader, run.streaming = reader, run.job.stream
+        if run.job.stream and run.choices:
+            self._running.catch_up(run, [])
+
+    async def _repeat(self, job: Job, delivery: Delivery) -> None:
+        """The job ended here lately, and is published again: its end is told again."""
+        ended = self._ended.get(job.id)
+        reader = _reader(job, delivery)
+        if ended is not None and reader is not None:
+            self._attach(ended.run, reader)
+            self._frames.post_result(reader, ended.result)
+        await delivery.ack()
+
+    async def _refuse_id(self, run: JobRun, job: Job, delivery: Delivery) -> None:
+        """Another job under an id that is taken. No Result is recorded, for the ledger's belongs to the first; a reader
+        of the first is not told either, for it would take it for that one's."""
+        error = id_taken()
+        logger.warning("job %s: %s", job.id, error.message)
+        if not await self._bury(delivery, error.message, job.job_class):
+            await delivery.reject(requeue=True)
+            return
+        reader = _reader(job, delivery)
+        if reader is not None and reader != run.reader:
+            other = JobRun.begin(job, reader, delivery.delivery_count)
+            await self._tell(reader, other.result(Ending("failed", error), self._served.model, self._served.worker))
+        await delivery.ack()
+
     async def _rejoin(self, run: JobRun, epoch: int) -> None:
-        """Frames were lost with the connection: go on behind what the reader has shown."""
+        """Frames were lost with the connection: go on behind what the reader has shown. In the new epoch from now on: the
+        reader knows it from our question."""
+        run.epoch = epoch
         shown = None
         if run.job.stream and run.reader is not None:
             shown = await self._resume.ask(run.reader, run.job.id, epoch)
-        run.epoch = epoch
         run.streaming = shown is not None and self._is_valid(shown, run)
         if shown is None or not run.streaming:
             return
@@ -240,7 +284,8 @@ class JobLifecycle:
         if not await self._results.publish(full if run.job.store_output else brief):
             return False
         if run.reader is not None:
-            told = brief if run.job.stream else full
+            # It may have come again while the Result waited for its confirmation; the reader knows the newer epoch then.
+            told = msgspec.structs.replace(brief if run.job.stream else full, epoch=run.epoch)
             if not await self._tell(run.reader, told):
                 return False
             self._ended.add(run, told)
@@ -275,6 +320,10 @@ class JobLifecycle:
         source = request_queue(self._served.model, job_class).name
         attempts = max(1, delivery.delivery_count)
         return await self._results.bury(delivery.message, reason, attempts=attempts, source=source)
+
+
+def _reader(job: Job, delivery: Delivery) -> str | None:
+    return job.reply_to or delivery.message.reply_to
 
 
 def _reason(ending: Ending) -> str:
