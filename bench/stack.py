@@ -45,12 +45,12 @@ class Stack:
 
     def __init__(self, url: str, processes: dict[str, BaseProcess]) -> None:
         self.url = url
-        self._processes = processes
+        self.processes = processes
 
     def cpu_seconds(self) -> dict[str, list[float]]:
         """Of each part's processes, parent first; the engine is the worker's child."""
         times: dict[str, list[float]] = {}
-        for name, process in self._processes.items():
+        for name, process in self.processes.items():
             assert process.pid is not None
             times[name] = [_cpu_seconds(pid) for pid in _family(process.pid)]
         return times
@@ -58,7 +58,7 @@ class Stack:
     def wait_ready(self) -> None:
         """Raises RuntimeError where it does not become ready."""
         limit = time.monotonic() + START_TIMEOUT
-        while time.monotonic() < limit and all(process.is_alive() for process in self._processes.values()):
+        while time.monotonic() < limit and all(process.is_alive() for process in self.processes.values()):
             try:
                 if httpx.get(f"{self.url}/ready", timeout=5.0).status_code == 200:
                     return
@@ -68,9 +68,9 @@ class Stack:
         raise RuntimeError("the service did not become ready")
 
     def stop(self) -> None:
-        for process in self._processes.values():
+        for process in self.processes.values():
             process.terminate()
-        for process in self._processes.values():
+        for process in self.processes.values():
             process.join(STOP_TIMEOUT)
             process.kill()
 
@@ -91,7 +91,7 @@ def running(settings: StackSettings) -> Iterator[Stack]:
             },
         )
         try:
-            for process in stack._processes.values():
+            for process in stack.processes.values():
                 process.start()
             stack.wait_ready()
             yield stack

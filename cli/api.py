@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from multiprocessing.connection import Connection
 
 import uvloop
-from fastapi import FastAPI
-from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors import Multiprocess
 
-from api.store import Store
-from cli.errors import PartEnded
-from cli.http import HttpServer, address_of, http_config, listen, make_app, who_may_come
-from cli.lifecycle import Parts, StopSignal, say
-from cli.main import configure_logging
+from cli.errors import PartEnded, StartError
+from cli.http import HttpServer, address_of, http_config, listen, listen_side_by_side, make_app, who_may_come
+from cli.lifecycle import Parts, StopSignal, freeze_heap, say
+from cli.main import EXIT_FAILED, configure_logging, fail
+from cli.processes import Siblings, hold
 from cli.services import amqp_broker, connected, opened_store
 from cli.settings import ApiCommandSettings
 
 
 def run(settings: ApiCommandSettings) -> None:
     """Serve until SIGINT or SIGTERM. Raises StartError, PartEnded."""
-    listener = listen(settings)
     if settings.processes == 1:
-        uvloop.run(_run(settings, listener))
+        uvloop.run(_serve(settings, listen(settings)))
     else:
-        uvloop.run(_check(settings))
-        _supervise(settings, listener)
+        uvloop.run(_supervise(settings))
     say("stopped")
 
 
-async def _run(settings: ApiCommandSettings, listener: socket.socket) -> None:
+async def _serve(settings: ApiCommandSettings, listener: socket.socket, lifeline: Connection | None = None) -> None:
     stop = StopSignal().install()
+    if lifeline is not None:
+        hold(lifeline, stop.request)
     async with opened_store(settings) as store, connected(amqp_broker(settings, "headrace-api")) as broker:
         server = HttpServer(http_config(make_app(broker, store, settings), settings))
         parts = Parts()
         parts.start("HTTP server", server.serve([listener]))
-        _announce(settings, listener)
+        if lifeline is None:
+            _announce(settings, listener)
+        freeze_heap()
         try:
             await parts.wait(stop)
             server.should_exit = True
@@ -47,47 +45,37 @@ async def _run(settings: ApiCommandSettings, listener: socket.socket) -> None:
             await parts.cancel()
 
 
-async def _check(settings: ApiCommandSettings) -> None:
-    """Fail here, in one line, rather than in every process."""
+async def _supervise(settings: ApiCommandSettings) -> None:
     async with opened_store(settings), connected(amqp_broker(settings, "headrace-api")):
-        pass
+        pass  # fail here, in one line, rather than in every process
+    listeners = listen_side_by_side(settings, settings.processes)
+    siblings = Siblings(_process, [(settings, listener) for listener in listeners])
+
+    def exit_now(code: int) -> None:
+        siblings.kill()
+        os._exit(code)
+
+    stop = StopSignal(exit_now).install()
+    parts = Parts()
+    parts.start("HTTP processes", siblings.run())
+    _announce(settings, listeners[0])
+    try:
+        await parts.wait(stop)
+    finally:
+        await parts.cancel()
+        await siblings.stop(settings.drain_seconds + 15)
 
 
-def _supervise(settings: ApiCommandSettings, listener: socket.socket) -> None:
-    """uvicorn's supervisor starts the processes, replaces one that dies, and hands them the stop signal."""
-    _announce(settings, listener)
-    supervisor = Multiprocess(http_config(AppFactory(settings), settings, processes=settings.processes), [listener])
-    supervisor.run()
-    if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
-        raise PartEnded("HTTP server", None)
+def _process(settings: ApiCommandSettings, listener: socket.socket, lifeline: Connection) -> None:
+    configure_logging(settings)
+    try:
+        uvloop.run(_serve(settings, listener, lifeline))
+    except StartError as error:
+        fail(str(error))
+    except PartEnded as error:
+        fail(str(error), EXIT_FAILED)
 
 
 def _announce(settings: ApiCommandSettings, listener: socket.socket) -> None:
     say(f"listening on {address_of(listener)} ({settings.processes} process{'es' * (settings.processes > 1)})")
     say(who_may_come(settings))
-
-
-@dataclass(frozen=True)
-class AppFactory:
-    """Makes one process's app, which opens its store and its broker when it starts. Travels to the process pickled."""
-
-    settings: ApiCommandSettings
-
-    def __call__(self) -> FastAPI:
-        configure_logging(self.settings)
-        broker = amqp_broker(self.settings, "headrace-api")
-        store = Store(self.settings.store_url)
-        app = make_app(broker, store, self.settings)
-        inner = app.router.lifespan_context
-
-        @asynccontextmanager
-        async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-            await store.open()
-            try:
-                async with connected(broker), inner(app):
-                    yield
-            finally:
-                await store.close()
-
-        app.router.lifespan_context = lifespan
-        return app

@@ -14,7 +14,7 @@ from api.probes import not_ready
 from broker.base import Broker
 from broker.memory import MemoryBroker, MemoryHub
 from cli.http import HttpServer, address_of, http_config, listen, make_app, who_may_come
-from cli.lifecycle import Parts, StopSignal, say
+from cli.lifecycle import Parts, StopSignal, freeze_heap, say
 from cli.services import amqp_broker, connected, make_dispatcher, opened_store
 from cli.settings import ServeSettings
 from cli.worker import NewEngine, WorkerHost
@@ -73,6 +73,7 @@ class Service:
         """Load the worker, announce, and serve until told to stop. Raises StartError, PartEnded."""
         if await stop.unless(self.host.load()) is None:
             return
+        freeze_heap()
         self.parts.start("worker", self.host.run())
         self.parts.start("announcement", self._announce(address))
         await self.parts.wait(stop)

@@ -18,7 +18,7 @@ import uvloop
 
 from broker.base import Broker
 from cli.errors import StartError
-from cli.lifecycle import Parts, StopSignal, say, unless
+from cli.lifecycle import Parts, StopSignal, freeze_heap, say, unless
 from cli.services import amqp_broker, connected
 from cli.settings import WorkerCommandSettings, WorkerSettings
 from workers.engine.config import EngineConfig
@@ -45,6 +45,7 @@ async def _run(settings: WorkerCommandSettings, new_engine: NewEngine) -> None:
         host = WorkerHost(broker, settings, new_engine)
         if await stop.unless(host.load()) is None:
             return
+        freeze_heap()
         parts = Parts()
         parts.start("worker", host.run())
         say(f"ready: serving {settings.model_name} from the queue")

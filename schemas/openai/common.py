@@ -40,7 +40,7 @@ class StrictModel(BaseModel):
 
 def is_token_ids(value: Any) -> bool:
     """Whether `value` is a non-empty list of non-negative integers (booleans are none)."""
-    return isinstance(value, list) and bool(value) and all(type(item) is int and item >= 0 for item in value)
+    return isinstance(value, list) and set(map(type, value)) == {int} and min(value) >= 0
 
 
 def _stop_strings(value: Any) -> list[str] | None:

@@ -138,8 +138,8 @@ def _check_token_ids(sampling: SamplingParams, limits: Limits) -> None:
 
 
 def _check_ids(ids: Any, vocab_size: int, param: str) -> None:
-    bad = next((token_id for token_id in ids if not 0 <= token_id < vocab_size), None)
-    if bad is not None:
+    if ids and (min(ids) < 0 or max(ids) >= vocab_size):
+        bad = next(token_id for token_id in ids if not 0 <= token_id < vocab_size)
         message = f"unknown token id {bad} in {param}: this model's ids go from 0 to {vocab_size - 1}"
         raise invalid(message, param=param, code="unknown_token_id")
 
