@@ -108,13 +108,9 @@ class Admission:
             return
         if place is not None:
             self._count(model, "broken_promise")
-        again = state.places.promise(
-            key,
-            jobs,
-            now=now,
-            opens=now + wait - self._max_wait,
-            job_seconds=self._job_seconds(model, state),
-        )
+        job_seconds = self._job_seconds(model, state, cautious=True)
+        opens = now + self._jobs_ahead(model, state) * job_seconds - self._max_wait
+        again = state.places.promise(key, jobs, now=now, opens=opens, job_seconds=job_seconds)
         self._count(model, "refused" if again else "turned_away")
         if again is None:
             raise overloaded(model, None)
@@ -144,10 +140,13 @@ class Admission:
         if now >= state.seen + TICK:
             state.seen = now
             state.load.update([status for status in self._registry.workers() if status.model == model])
-        return state.load.waiting_jobs(self._tally.running[model]) * self._job_seconds(model, state)
+        return self._jobs_ahead(model, state) * self._job_seconds(model, state)
 
-    def _job_seconds(self, model: str, state: _Model) -> float:
-        return state.load.job_seconds(self._tally.mean_output(model, state.longest))
+    def _jobs_ahead(self, model: str, state: _Model) -> int:
+        return state.load.waiting_jobs(self._tally.running[model])
+
+    def _job_seconds(self, model: str, state: _Model, *, cautious: bool = False) -> float:
+        return state.load.job_seconds(self._tally.mean_output(model, state.longest), cautious=cautious)
 
     async def _tick_for_ever(self) -> None:
         while True:

@@ -11,8 +11,13 @@ from collections.abc import Sequence
 from schemas.messages import Status
 
 FADE = 0.95
-"""What is left of a rate at each Status if the worker has become slower. A worker's own mean reaches back ten seconds of
-work, and takes as long to tell that it is full; a rate that was reached before is believed at once."""
+"""What is left of a worker's mean rate at each Status if it has become slower. The rate that a worker tells reaches back
+ten seconds of work, and takes as long to show that it is full or has just begun."""
+SETTLED = 3
+"""Statuses of full workers before their rate is believed: the first tell of prompts more than of tokens."""
+UNKNOWN_JOBS = 256
+"""Jobs that may wait before the rate is known; more where there are more slots."""
+CAUTION = 0.25
 UNKNOWN_OUTPUT = 256.0
 """Output tokens of a job before any has finished, where more are allowed."""
 
@@ -28,52 +33,46 @@ class Load:
         self._waiting = 0
         self._free = 0
         self._sent: dict[str, float] = {}
-        self._full: dict[str, float] = {}
-        self._total = 0.0
-        self._known = False
+        self._workers = 0
+        self._rate = 0.0
+        self._full_seen = 0
 
     def update(self, workers: Sequence[Status]) -> None:
         """Take in the last Status of each live worker. Without any, what was known stays: they have crashed, will be
         back, and what is accepted meanwhile waits for them."""
-        for status in workers:
-            if self._sent.get(status.worker) != status.sent:
-                self._sent[status.worker] = status.sent
-                self._note_rate(status)
         if not workers:
             return
-        names = {status.worker for status in workers}
-        for gone in self._sent.keys() - names:
-            del self._sent[gone]
-            self._full.pop(gone, None)
+        news = [status for status in workers if self._sent.get(status.worker) != status.sent]
+        self._sent = {status.worker: status.sent for status in workers}
+        self._workers = len(workers)
         self.slots = sum(status.max_running for status in workers)
         self._waiting = sum(status.interactive_waiting for status in workers)
         self._free = sum(status.max_running - status.running for status in workers if not status.waiting)
-        self._known = self._known or bool(self._full)
-        if self._full:
-            self._total = len(workers) * sum(self._full.values()) / len(self._full)
-        elif not self._known:
-            self._total = sum(status.tokens_per_second for status in workers)
+        full = [status.tokens_per_second for status in news if _is_full(status)]
+        if full:
+            self._full_seen += len(full)
+            self._rate = max(sum(full) / len(full), FADE * self._rate)
 
-    def _note_rate(self, status: Status) -> None:
-        """A rate says what a worker can do only while it is full."""
-        if status.waiting and status.running + status.waiting >= status.max_running:
-            before = self._full.get(status.worker, 0.0)
-            self._full[status.worker] = max(status.tokens_per_second, FADE * before)
+    @property
+    def _is_known(self) -> bool:
+        return self._full_seen >= SETTLED
 
     def set_depth(self, messages: int) -> None:
         """What the broker's queue holds; what this process adds from now on is counted on top."""
         self.depth = messages
         self.since_depth = 0
 
-    def job_seconds(self, mean_output: float) -> float:
+    def job_seconds(self, mean_output: float, *, cautious: bool = False) -> float:
         """Seconds between two places becoming free; 0 where nothing at all is known of the workers.
 
-        As long as no worker has been seen full, its rate is a lower bound; the other is that workers get through the
-        jobs which they fetch ahead, one for each slot, within the allowance.
+        Before workers have been seen full for a while, they are taken to get through a good many jobs within the
+        allowance: rather a long queue once than a burst refused that they would have had no trouble with. A promise is
+        more `cautious`.
         """
-        rate = self._total
-        if not self._known:
-            rate = max(rate, self.slots * mean_output / self._allowance)
+        rate = self._workers * self._rate
+        if not self._is_known and self.slots:
+            jobs = max(self.slots, UNKNOWN_JOBS) * (CAUTION if cautious else 1.0)
+            rate = max(rate, jobs * mean_output / self._allowance)
         return mean_output / rate if rate > 0 else 0.0
 
     def waiting_jobs(self, own: int) -> int:
@@ -81,3 +80,8 @@ class Load:
         where it is the only one; and what broker and workers say of everyone's, a moment late."""
         coming = max(0, self.since_depth - self._free)
         return max(0, own - self.slots, self.depth + self._waiting + coming)
+
+
+def _is_full(status: Status) -> bool:
+    """A rate says what a worker can do only while all its slots are taken, or all its memory."""
+    return status.waiting > 0 and status.running + status.waiting >= status.max_running

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
 from collections import deque
 from collections.abc import Iterator
@@ -47,6 +48,7 @@ class Simulation:
         self.longest = 0
         self._random = random.Random(seed)
         self._rate = rate
+        self._order = itertools.count()
         self._queue: deque[Client] = deque()
         self._fetched: deque[Client] = deque()
         self._running: list[tuple[float, int, Client]] = []
@@ -101,7 +103,7 @@ class Simulation:
             wait = None if error.retry_after is None else int(error.retry_after)
             client.told.append(wait)
             if wait is not None:
-                heapq.heappush(self._coming, (self.now + wait, len(self.clients) + len(self._coming), client))
+                heapq.heappush(self._coming, (self.now + wait, next(self._order), client))
             return
         client.accepted_at = self.now
         self._tallies[client.api].begin([job(client)])
@@ -121,7 +123,7 @@ class Simulation:
             client = self._fetched.popleft()
             client.started_at = self.now
             takes = SLOTS / self._rate * self._random.uniform(0.5, 1.5)
-            heapq.heappush(self._running, (self.now + takes, id(client), client))
+            heapq.heappush(self._running, (self.now + takes, next(self._order), client))
 
         if self._running:
             self._busy.append(len(self._running))

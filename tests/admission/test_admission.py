@@ -11,6 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from api.admission import Admission
+from api.admission.load import SETTLED
 from api.errors import ApiError
 from api.settings import ApiSettings
 from api.tally import Tally
@@ -69,10 +70,18 @@ def registry() -> Registry:
     return Registry()
 
 
-@pytest.fixture
-async def admission(broker: Broker, registry: Registry, clock: Time) -> AsyncIterator[Admission]:  # noqa: F811
+async def started(broker: Broker, registry: Registry, clock: Time) -> Admission:  # noqa: F811
+    """One api process's, which knows the rate."""
     made = Admission(broker, registry, Tally(), max_wait=10.0, clock=clock)  # type: ignore[arg-type]
     await made.start()
+    for _ in range(SETTLED):
+        made._state("m").load.update(registry.workers())
+    return made
+
+
+@pytest.fixture
+async def admission(broker: Broker, registry: Registry, clock: Time) -> AsyncIterator[Admission]:  # noqa: F811
+    made = await started(broker, registry, clock)
     yield made
     await made.close()
 
@@ -132,8 +141,7 @@ async def test_places_are_known_at_every_process(
     clock: Time,
     broker: Broker,  # noqa: F811
 ) -> None:
-    other = Admission(broker, registry, Tally(), max_wait=10.0, clock=clock)  # type: ignore[arg-type]
-    await other.start()
+    other = await started(broker, registry, clock)
     registry.waiting = 20
     assert refused(admission, "a") == 10
     await told(admission)
@@ -181,7 +189,7 @@ async def test_over_http(
     app: FastAPI,  # noqa: F811
     broker: Broker,  # noqa: F811
 ) -> None:
-    load = {"running": 4, "waiting": 4, "interactive_waiting": 44, "tokens_per_second": 256.0}
+    load = {"running": 4, "waiting": 4, "interactive_waiting": 444, "tokens_per_second": 256.0}
     await broker.publish(STATUS, "", status(**load), confirm=False)
     await told(app.state.services.admission)
     for stream in (False, True):

@@ -109,7 +109,7 @@ async def test_five_times_too_much(amqp_vhost_url: str, store: Store) -> None:  
             tracemalloc.stop()
         metrics = (await clients[0].get("/metrics")).text
     told = [outcome for outcome in outcomes if outcome.waits]
-    assert len(told) >= 0.3 * len(outcomes)
+    assert len(told) >= 0.1 * len(outcomes)
     assert all(1 <= int(wait) <= 120 for outcome in told for wait in outcome.waits)
     admitted = [outcome for outcome in told if outcome.statuses == [429, 200]]
     assert len(admitted) >= 0.9 * len(told)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.admission.load import FADE, Load
+from api.admission.load import FADE, SETTLED, UNKNOWN_JOBS, Load
 from api.tally import Tally
 from schemas.messages import Job, Result, Status, Usage
 
@@ -26,47 +26,64 @@ def test_nothing_is_known_without_workers() -> None:
     assert Load(30).job_seconds(100) == 0
 
 
+def settled(load: Load, *rates: float) -> None:
+    """Workers that have been full for a while."""
+    for _ in range(SETTLED):
+        load.update([full(rate, f"w{number}") for number, rate in enumerate(rates)])
+
+
 def test_a_full_worker_tells_what_it_can_do() -> None:
     load = Load(30)
-    load.update([full(200.0)])
+    settled(load, 200.0)
     assert load.job_seconds(100) == 0.5
 
 
-def test_a_worker_with_room_does_not() -> None:
+@pytest.mark.parametrize(("slots", "jobs"), [(4, UNKNOWN_JOBS), (600, 600)])
+def test_before_that_a_burst_is_taken(slots: int, jobs: int) -> None:
     load = Load(30)
-    load.update([status(running=1, max_running=60, tokens_per_second=10.0)])
-    assert load.job_seconds(100) == pytest.approx(0.5)  # one slot each 30 s / 60, not 10 s a job
-    load.update([full(50.0, slots=60)])
+    load.update([status(running=1, max_running=slots, tokens_per_second=10.0)])
+    assert load.job_seconds(100) == pytest.approx(30 / jobs)
+    assert load.job_seconds(100, cautious=True) == pytest.approx(min(10.0, 120 / jobs))
+    for _ in range(SETTLED - 1):
+        load.update([full(50.0, slots=slots)])
+    assert load.job_seconds(100) == pytest.approx(30 / jobs)
+    load.update([full(50.0, slots=slots)])
     assert load.job_seconds(100) == 2.0
-    load.update([status(running=1, max_running=60, tokens_per_second=5.0)])
-    assert load.job_seconds(100) == 2.0
+
+
+def test_a_worker_with_room_does_not_say_what_it_can_do() -> None:
+    load = Load(30)
+    settled(load, 200.0)
+    for _ in range(50):
+        load.update([status("w0", running=1, max_running=4, tokens_per_second=5.0)])
+    assert load.job_seconds(100) == 0.5
 
 
 def test_one_status_counts_once_and_a_slower_worker_is_believed_by_and_by() -> None:
     load = Load(30)
-    load.update([full(200.0)])
-    slower = full(100.0)
+    settled(load, 200.0)
+    slower = full(100.0, "w0")
     for _ in range(3):
         load.update([slower])
     assert load.job_seconds(100) == pytest.approx(100 / (200 * FADE))
     for _ in range(50):
-        load.update([full(100.0)])
+        load.update([full(100.0, "w0")])
     assert load.job_seconds(100) == 1.0
 
 
 def test_rates_of_workers_add_up_and_a_new_one_is_taken_for_like_the_others() -> None:
     load = Load(30)
-    load.update([full(100.0, "a"), full(200.0, "b")])
+    settled(load, 100.0, 200.0)
     assert load.job_seconds(100) == pytest.approx(1 / 3)
-    load.update([full(100.0, "a"), full(200.0, "b"), status("c", max_running=4)])
+    load.update([status("w0", max_running=4), status("w1", max_running=4), status("new", max_running=4)])
     assert load.job_seconds(100) == pytest.approx(100 / 450)
-    load.update([full(200.0, "b")])
-    assert load.job_seconds(100) == 0.5
+    load.update([full(0.0, "new")])  # it has just begun
+    assert load.job_seconds(100) == pytest.approx(100 / (150 * FADE))
 
 
 def test_what_was_known_stays_while_workers_are_away() -> None:
     load = Load(30)
-    load.update([full(200.0)])
+    settled(load, 200.0)
     load.update([])
     assert (load.slots, load.job_seconds(100)) == (4, 0.5)
     load.update([status("new", max_running=4)])

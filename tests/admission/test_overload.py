@@ -7,7 +7,7 @@ import pytest
 
 from tests.admission.simulation import Client, Simulation, poisson
 
-RATE = 8.0
+RATE = 20.0
 MAX_WAIT = 10.0
 
 
