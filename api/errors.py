@@ -119,3 +119,8 @@ def error_of(result: Result) -> ApiError | None:
 def request_timeout() -> ApiError:
     """The answer took longer than this service waits."""
     return ApiError(504, "The request took too long and was cancelled.", SERVER, code="request_timeout")
+
+
+def shutting_down() -> ApiError:
+    """This process ends before the answer has come."""
+    return ApiError(503, "The service is shutting down.", SERVER, code="shutting_down")

@@ -58,8 +58,9 @@ class EventLog:
         self._wake()
 
     def end(self, error: ApiError | None = None) -> None:
-        """Nothing follows. Readers get `error` after what there is."""
-        self._ended, self._error = True, error
+        """Nothing follows. Readers get `error` after what there is. The first end counts."""
+        if not self._ended:
+            self._ended, self._error = True, error
         self._wake()
 
     def since(self, position: int) -> list[Event]:

@@ -70,7 +70,7 @@ class JobStream:
         return self._shown[job].epoch, self._shown[job].snapshot()
 
     def withdraw(self, job: str) -> None:
-        """The job was never accepted: there is nothing to wait for, and nothing to cancel."""
+        """The job was never accepted, or is left to itself: it is not waited for, nor cancelled."""
         self._unfinished.discard(job)
 
     def put_delta(self, delta: Delta) -> None:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from api.errors import SERVER, ApiError, request_timeout
+from api.errors import ApiError, request_timeout, shutting_down
 from api.event_log import EventLog, JobSource, LogSource, log_of
 from api.idempotency import in_progress, key_reused
+from api.job_stream import JobStream
 from api.queue_client import QueueClient
 from api.store import KeyRecord, NotFound, Store, StoreError
 from schemas.messages import Job, Result
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 
 LINGER = 10.0
 """Seconds for which an ended run can be attached to: its Result is on its way to the store."""
-CLOSE_TIMEOUT = 5.0
 
 MakeJobs = Callable[[str], list[Job]]
 
@@ -49,14 +49,16 @@ class KeyedRequests:
         self._store = store
         self._timeout = timeout
         self._runs: dict[tuple[str, str], EventLog] = {}
+        self._live: dict[str, tuple[KeyRecord, JobStream, EventLog]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """End the runs; their jobs are cancelled."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT)
+        """Follow the runs no longer, before the client is closed, which would cancel them. Their jobs go on, and their
+        answers go to the store."""
+        for record, stream, events in self._live.values():
+            events.end(shutting_down())
+            for job in record.job_ids:
+                stream.withdraw(job)
 
     async def open(
         self, owner: str, key: str, fingerprint: str, make: MakeJobs, admit: Callable[[list[Job]], None]
@@ -108,7 +110,7 @@ class KeyedRequests:
         return events
 
     async def _run(self, record: KeyRecord, jobs: Sequence[Job], events: EventLog) -> None:
-        error: ApiError | None = ApiError(503, "The service is shutting down.", SERVER, code="shutting_down")
+        error: ApiError | None = shutting_down()
         try:
             async with asyncio.timeout(self._timeout):
                 await self._follow(record, jobs, events)
@@ -127,11 +129,13 @@ class KeyedRequests:
             kept = [msgspec.structs.replace(job, store_output=True) for job in jobs]
             async with self._client.submit(*kept) as stream:
                 is_accepted = True
+                self._live[record.object_id] = (record, stream, events)
                 accepting = asyncio.create_task(self._accept(record))
                 try:
                     while taken := await stream.take():
                         events.extend(taken)
                 finally:
+                    del self._live[record.object_id]
                     await accepting
         except ApiError:
             if not is_accepted:

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from api.errors import RATE_LIMIT, SERVER, ApiError, broker_unavailable, model_not_found
+from api.errors import RATE_LIMIT, ApiError, broker_unavailable, model_not_found, shutting_down
 from api.job_stream import JobStream
 from api.shown_tokens import ReaderCounters
 from api.subscriptions import end
@@ -72,7 +72,7 @@ class QueueClient:
     async def close(self) -> None:
         """Fail the streams still open, cancel their jobs, close the reply queue."""
         for stream in set(self._streams.values()):
-            stream.fail(ApiError(503, "The service is shutting down.", SERVER, code="shutting_down"))
+            stream.fail(shutting_down())
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.wait([self._watcher])

@@ -176,6 +176,24 @@ async def test_a_client_that_leaves_finds_its_answer(
     assert len(worker.jobs) == 1
 
 
+async def test_an_api_process_that_stops_leaves_the_job_running(
+    hub: MemoryHub, second: httpx.AsyncClient, worker: StubWorker, store: Store
+) -> None:
+    body = chat("hang-late b", stream=True)
+    async with connected(hub) as broker:
+        app = create_app(broker=broker, store=store, settings=SETTINGS)
+        async with app.router.lifespan_context(app):
+            await app.state.services.models.require("stub")
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+                asking = asyncio.create_task(client.post(CHAT, json=body, headers=KEY))
+                await worker.until_jobs(1)
+                while not app.state.services.keyed._live:  # noqa: ASYNC110 (confirmed in a moment)
+                    await asyncio.sleep(0)
+        assert "shutting_down" in (await asking).text
+    assert worker.cancelled == set()
+    assert error_of(await second.post(CHAT, json=body, headers=KEY)) == (409, "idempotency_in_progress")
+
+
 async def test_what_was_cancelled_runs_anew(
     http: httpx.AsyncClient, worker: StubWorker, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
