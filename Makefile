@@ -16,7 +16,7 @@ RUNTIME := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help torch install demo serve check format services test test-gpu bench-cpu schemas lock clean
+.PHONY: help torch install demo serve check format services test test-gpu bench-cpu chaos schemas lock clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -75,6 +75,9 @@ test-gpu: $(DEV)  ## the tests that need a CUDA device
 
 bench-cpu: $(RUNTIME)  ## Headrace and transformers side by side on this CPU
 	@$(BIN)/headrace bench cpu
+
+chaos: $(RUNTIME) services  ## a thousand jobs while everything is killed in turn; CHAOS="--jobs 10000" for more
+	@$(BIN)/headrace bench chaos $(CHAOS)
 
 schemas: $(RUNTIME)  ## write the JSON Schemas of the wire messages
 	$(BIN)/python -m schemas.export

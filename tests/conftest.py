@@ -9,7 +9,7 @@ from typing import TypeVar
 import pytest
 import torch
 
-from tests.services import Postgres, RabbitMQ, ServiceMissing
+from bench.services import Postgres, RabbitMQ, ServiceMissing
 
 if not torch.cuda.is_available():
     # Triton asks once, when the first kernel is defined: before any test module imports one.

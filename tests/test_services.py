@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from bench.services import RabbitMQ, ServiceMissing
 from tests.conftest import found
-from tests.services import RabbitMQ, ServiceMissing
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("true", "Failed"), ("", "Skipped")])

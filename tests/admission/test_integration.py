@@ -17,13 +17,13 @@ from fastapi import FastAPI
 from api.app import create_app
 from api.settings import ApiSettings
 from api.store import Store
+from bench.services import RabbitMQ
 from broker.amqp import AmqpBroker
 from broker.base import Message
 from tests.admission.paced import paced
 from tests.admission.simulation import poisson
 from tests.api.conftest import store  # noqa: F401 (a fixture)
 from tests.api.stub_worker import serving
-from tests.services import RabbitMQ
 
 CHAT = "/v1/chat/completions"
 RATE = 40.0

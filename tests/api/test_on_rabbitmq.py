@@ -12,12 +12,12 @@ from fastapi import FastAPI
 from api.app import create_app
 from api.settings import ApiSettings
 from api.store import Store
+from bench.services import RabbitMQ
 from broker.amqp import AmqpBroker
 from broker.base import Broker
 from tests.api.sse_reader import events, texts
 from tests.api.stub_worker import StubWorker, serving
 from tests.api.test_completions import CHAT, chat
-from tests.services import RabbitMQ
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import pytest
 from aio_pika import connect
 from aio_pika.exceptions import AMQPError
 
+from bench.services import RabbitMQ, free_port
 from broker.amqp import AmqpBroker
 from broker.amqp.consumer import TransientConsumer
 from broker.base import Broker, BrokerError, BrokerUnavailable, Message, Subscription, Unroutable
 from schemas.topology import CONTROL, request_queue, topology
 from tests.broker.inbox import BodyInbox, Inbox, until
-from tests.services import RabbitMQ, free_port
 
 MODEL = "recovery"
 QUEUE = request_queue(MODEL, "interactive")

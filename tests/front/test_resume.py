@@ -63,10 +63,12 @@ async def test_choices_resume_each_for_itself(bench: Bench) -> None:
 
 
 class UnconfirmedBroker(WorkerBroker):
-    """Confirms no Result."""
+    """Confirms no Result until told to."""
+
+    confirms = False
 
     async def publish(self, exchange: str, routing_key: str, message: Message, **options: Any) -> None:
-        if exchange == RESULTS:
+        if exchange == RESULTS and not self.confirms:
             raise BrokerUnavailable("no confirmation")
         await super().publish(exchange, routing_key, message, **options)
 
@@ -212,6 +214,23 @@ async def test_after_a_lost_connection_the_running_job_goes_on(bench: Bench) -> 
     assert (bench.reader.texts["j1", 0], result.epoch, len(engine.added)) == (REPLY, 1, 1)
     await bench.settle()
     assert bench.unsettled == 0
+
+
+async def test_a_job_that_comes_again_while_its_result_waits_ends_in_the_new_epoch(bench: Bench) -> None:
+    """The reader has answered the question of the new epoch, so a Result of the old one would be stale."""
+    broker = UnconfirmedBroker(bench.new_broker())
+    engine, worker = await bench.worker(broker=broker)
+    worker._results._first_delay = 0.01
+    await bench.submit(bench.job())
+    await engine.until_running(1)
+    await engine.play()
+    await bench.reader.until(lambda: ("j1", 0) in bench.reader.finish)
+    again = TrackedDelivery(Redelivery(bench.job(), 2), broker.unsettled)
+    sharing = asyncio.create_task(worker._lifecycle.handle(again))
+    await bench.reader.until(lambda: len(bench.reader.queries) == 1)
+    broker.confirms = True
+    assert (await bench.reader.result("j1")).epoch == 2
+    await sharing
 
 
 async def test_a_job_that_another_worker_has_taken_over_is_left_to_it(bench: Bench) -> None:
