@@ -21,11 +21,13 @@ from msgspec import Meta, Struct, field
 
 JobClass = Literal["interactive", "batch"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+ToolChoice = Literal["none", "auto", "required"]
 Outcome = Literal["completed", "failed", "cancelled", "expired"]
 
 MAX_ID_LENGTH = 128
 MAX_CHOICES = 128
 MAX_LOGPROBS = 20
+MAX_TOOLS = 128
 
 Identifier = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH)]
 
@@ -66,6 +68,9 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     as they are made; without, the whole output comes in the terminal Result of the last Frame. `deadline` is in Unix
     seconds: a job past it ends as expired. `store_output` keeps the output in the results store; without it only
     outcome and usage are kept.
+
+    `tools` are function tools in OpenAI's form, for jobs with `messages`: the chat template gets them, unless
+    `tool_choice` is none. `tool_name` is the one function that has to be called, where `tool_choice` is required.
     """
 
     id: Identifier
@@ -75,6 +80,10 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompt: str | None = None
     prompt_token_ids: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1)] | None = None
     template_kwargs: dict[str, Any] = {}
+    tools: Annotated[list[dict[str, Any]], Meta(max_length=MAX_TOOLS)] = []
+    tool_choice: ToolChoice = "auto"
+    tool_name: str | None = None
+    parallel_tool_calls: bool = True
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stream: bool = False
     reply_to: str | None = None
@@ -105,11 +114,12 @@ class PositionLogprobs(Struct, frozen=True, array_like=True):
 
 
 class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Token counts of one job over all its choices; the prompt counts once."""
+    """Token counts of one job over all its choices; the prompt counts once. Completion tokens include reasoning."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 class ErrorInfo(Struct, frozen=True, kw_only=True):
@@ -122,11 +132,22 @@ class ErrorInfo(Struct, frozen=True, kw_only=True):
     status: int = 400
 
 
+class ToolCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A call of a function, or in a Delta the next piece of one: `id` and `name` come with its first piece only, and
+    `arguments` is the JSON text that follows what came before. `index` numbers the calls of a choice."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
 class Delta(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """New tokens of one choice of one job.
 
     `offset` is how many tokens of this choice came before. `text` may lag behind the tokens: bytes of an unfinished
-    character and the possible beginning of a stop string are held back.
+    character and the possible beginning of a stop string are held back. What a model says in its own syntax comes apart
+    from the text: `reasoning` before its answer, and `tool_calls`.
     """
 
     job: str
@@ -134,6 +155,8 @@ class Delta(Struct, frozen=True, kw_only=True, omit_defaults=True):
     offset: int
     choice: int = 0
     text: str = ""
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = []
     token_ids: list[int] = []
     logprobs: list[PositionLogprobs] | None = None
     finish_reason: FinishReason | None = None
@@ -147,6 +170,8 @@ class Choice(Struct, frozen=True, kw_only=True, omit_defaults=True):
     token_ids: list[int]
     finish_reason: FinishReason
     logprobs: list[PositionLogprobs] | None = None
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = []
 
 
 class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
