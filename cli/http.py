@@ -41,8 +41,8 @@ def listen(settings: HttpSettings) -> socket.socket:
 
 def listen_side_by_side(settings: HttpSettings, count: int) -> list[socket.socket]:
     """`count` sockets that listen on one address, among which the kernel spreads connections evenly. Of processes that
-    share one socket the first to wake takes what there is: one of four then had up to 45% of 256 connections that came
-    at once. Raises StartError."""
+    share one socket the first to wake takes what there is: of four, one then did up to 45% of the work for 256 streams
+    that came at once. Raises StartError."""
     with listen(settings) as probe:  # alone: another service on this port is told, not joined
         port = probe.getsockname()[1]
     return [_listener(settings.host, port, share=True) for _ in range(count)]
@@ -69,15 +69,28 @@ def address_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def who_may_come(settings: HttpSettings) -> str:
-    """In one line, who can use the service: there are no keys."""
+def keys_required(settings: HttpSettings) -> bool:
+    """Whether requests need a key even while there is none."""
+    return settings.host not in LOOPBACK and settings.keyless != "anywhere"
+
+
+async def who_may_come(settings: HttpSettings, store: Store) -> str:
+    """In one line, who can use the service. Raises StoreError."""
+    if await store.api_keys.list():
+        return "open to those who have an API key (`headrace keys list`)"
+    if keys_required(settings):
+        return f"open to nobody: reachable at {settings.host} and no API key yet; `headrace keys create` makes one"
     if settings.host in LOOPBACK:
-        return "open to this machine only, without keys; --host opens it to others"
-    return f"open to everyone who reaches {settings.host}: there are no keys"
+        return "open to this machine only, without a key; `headrace keys create` closes it, --host opens it to others"
+    return f"open to everyone who reaches {settings.host}, without a key; `headrace keys create` closes it"
 
 
 def make_app(broker: Broker, store: Store, settings: HttpSettings) -> FastAPI:
-    api_settings = ApiSettings(request_timeout=settings.request_timeout, max_wait=settings.max_wait)
+    api_settings = ApiSettings(
+        request_timeout=settings.request_timeout,
+        max_wait=settings.max_wait,
+        keys_required=keys_required(settings),
+    )
     return create_app(broker=broker, store=store, settings=api_settings)
 
 
