@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from api import handlers
 from api.admission import Admission
+from api.auth import authenticate
+from api.key_ring import KeyRing
 from api.keyed import KeyedRequests
 from api.metrics import Metrics
 from api.models import ModelRegistry
@@ -19,7 +21,8 @@ from api.settings import ApiSettings
 from api.store import Store
 from broker.base import Broker
 
-ROUTERS = (chat, completions, models, files, batches, health, metrics)
+ROUTERS = (chat, completions, models, files, batches)
+PUBLIC_ROUTERS = (health, metrics)
 
 
 def create_app(*, broker: Broker, store: Store, settings: ApiSettings | None = None) -> FastAPI:
@@ -35,8 +38,9 @@ def create_app(*, broker: Broker, store: Store, settings: ApiSettings | None = N
     )
     admission = Admission(broker, registry, client.tally, max_wait=chosen.max_wait)
     keyed = KeyedRequests(client, store, chosen.request_timeout)
+    key_ring = KeyRing(store, required=chosen.keys_required)
     counted = Metrics(client, registry, admission)
-    shared = Services(broker, store, chosen, client, registry, admission, keyed, counted)
+    shared = Services(broker, store, chosen, client, registry, admission, keyed, counted, key_ring)
     app = FastAPI(
         title="Headrace",
         lifespan=_lifespan(shared),
@@ -48,6 +52,8 @@ def create_app(*, broker: Broker, store: Store, settings: ApiSettings | None = N
     handlers.install(app)
     app.add_middleware(handlers.RequestContext, metrics=shared.metrics)
     for module in ROUTERS:
+        app.include_router(module.router, dependencies=[Depends(authenticate)])
+    for module in PUBLIC_ROUTERS:
         app.include_router(module.router)
     return app
 
@@ -56,7 +62,7 @@ def _lifespan(shared: Services) -> Callable[[FastAPI], AbstractAsyncContextManag
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            for service in (shared.client, shared.models, shared.admission):
+            for service in (shared.client, shared.models, shared.admission, shared.key_ring):
                 stack.push_async_callback(service.close)
                 await service.start()
             stack.push_async_callback(shared.keyed.close)

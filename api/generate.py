@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.auth import owner_of
 from api.bodies import read_json
 from api.chunks import ChunkWriter
 from api.disconnect import ClientGone, until_disconnect
@@ -23,7 +24,7 @@ from api.keyed import Opened
 from api.metrics import JobTimer
 from api.requests import ignored_params, jobs_from_request, parse_body
 from api.responses import body_from_results, response_id
-from api.services import OWNER, services
+from api.services import services
 from api.sse import EventStream
 from api.timeouts import wanted_timeout
 from schemas.messages import Job, Result
@@ -74,21 +75,21 @@ async def generate(request: Request, endpoint: str) -> Response:
 async def _open(request: Request, parsed: ChatRequest | CompletionRequest, fingerprint: str, timeout: float) -> Opened:
     """The jobs and where their events come from: the queue, once they are admitted, or what an earlier request with the
     same Idempotency-Key has brought."""
-    shared = services(request)
+    shared, owner = services(request), owner_of(request)
     # Should this process die, no worker takes up what nobody waits for any more.
     deadline = time.time() + timeout
 
     def make(job_id: str) -> list[Job]:
-        return jobs_from_request(parsed, job_id=job_id, owner=OWNER, deadline=deadline)
+        return jobs_from_request(parsed, job_id=job_id, owner=owner, deadline=deadline)
 
     def admit(jobs: list[Job]) -> None:
         sampling = jobs[0].sampling
         longest = sampling.n * (sampling.max_tokens or math.inf)
-        shared.admission.admit(parsed.model, fingerprint, len(jobs), longest)
+        shared.admission.admit(parsed.model, owner + fingerprint, len(jobs), longest)
 
     key = idempotency_key(request)
     if key is not None:
-        return await shared.keyed.open(OWNER, key, fingerprint, make, admit)
+        return await shared.keyed.open(owner, key, fingerprint, make, admit)
     job_id = secrets.token_hex(16)
     jobs = make(job_id)
     admit(jobs)

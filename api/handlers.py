@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
+from http import HTTPStatus
 
 import msgspec
 from fastapi import FastAPI
@@ -36,6 +37,8 @@ def json_response(body: object, status: int = 200, headers: dict[str, str] | Non
 def error_response(error: ApiError) -> Response:
     """The answer for `error`."""
     headers = {} if error.retry_after is None else {"retry-after": f"{error.retry_after:g}"}
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["www-authenticate"] = "Bearer"
     return json_response(error.body(), error.status, headers)
 
 

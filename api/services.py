@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from api.admission import Admission
+from api.key_ring import KeyRing
 from api.keyed import KeyedRequests
 from api.metrics import Metrics
 from api.models import ModelRegistry
@@ -14,9 +15,6 @@ from api.queue_client import QueueClient
 from api.settings import ApiSettings
 from api.store import Store
 from broker.base import Broker
-
-OWNER = ""
-"""Until there are keys, everything belongs to one owner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +27,7 @@ class Services:
     admission: Admission
     keyed: KeyedRequests
     metrics: Metrics
+    key_ring: KeyRing
 
 
 def services(request: Request) -> Services:

@@ -35,7 +35,7 @@ async def _serve(settings: ApiCommandSettings, listener: socket.socket, lifeline
         parts = Parts()
         parts.start("HTTP server", server.serve([listener]))
         if lifeline is None:
-            _announce(settings, listener)
+            _announce(settings, listener, await who_may_come(settings, store))
         freeze_heap()
         try:
             await parts.wait(stop)
@@ -46,8 +46,9 @@ async def _serve(settings: ApiCommandSettings, listener: socket.socket, lifeline
 
 
 async def _supervise(settings: ApiCommandSettings) -> None:
-    async with opened_store(settings), connected(amqp_broker(settings, "headrace-api")):
-        pass  # fail here, in one line, rather than in every process
+    async with opened_store(settings) as store, connected(amqp_broker(settings, "headrace-api")):
+        # Fail here, in one line, rather than in every process.
+        access = await who_may_come(settings, store)
     listeners = listen_side_by_side(settings, settings.processes)
     siblings = Siblings(_process, [(settings, listener) for listener in listeners])
 
@@ -58,7 +59,7 @@ async def _supervise(settings: ApiCommandSettings) -> None:
     stop = StopSignal(exit_now).install()
     parts = Parts()
     parts.start("HTTP processes", siblings.run())
-    _announce(settings, listeners[0])
+    _announce(settings, listeners[0], access)
     try:
         await parts.wait(stop)
     finally:
@@ -76,6 +77,6 @@ def _process(settings: ApiCommandSettings, listener: socket.socket, lifeline: Co
         fail(str(error), EXIT_FAILED)
 
 
-def _announce(settings: ApiCommandSettings, listener: socket.socket) -> None:
+def _announce(settings: ApiCommandSettings, listener: socket.socket, access: str) -> None:
     say(f"listening on {address_of(listener)} ({settings.processes} process{'es' * (settings.processes > 1)})")
-    say(who_may_come(settings))
+    say(access)

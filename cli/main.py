@@ -35,6 +35,7 @@ COMMANDS = {
     "jobs": Command(declared.JobsSettings, "cli.jobs", "dispatcher and recorder"),
     "migrate": Command(declared.MigrateSettings, "cli.migrate", "bring the database's schema up to date"),
     "topology": Command(declared.TopologySettings, "cli.topology", "declare exchanges and queues on RabbitMQ"),
+    "keys": Command(declared.KeysSettings, "cli.keys", "API keys: create | list | revoke"),
     "dead": Command(declared.DeadSettings, "cli.dead", "dead letters: list | show | replay | drop"),
     "publish": Command(declared.PublishSettings, "cli.publish", "publish straight to the queue and print the answer"),
 }

@@ -84,7 +84,7 @@ class Service:
             await asyncio.sleep(POLL_SECONDS)
         name = self.settings.model_name
         say(f"ready: {name} at {address}/v1 ({'RabbitMQ' if self.hub is None else 'embedded broker'})")
-        say(who_may_come(self.settings))
+        say(await who_may_come(self.settings, self.app.state.services.store))
         body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
         say(f"try: curl {address}/v1/chat/completions -H 'content-type: application/json' -d '{body}'")
         await asyncio.Event().wait()

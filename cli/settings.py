@@ -92,7 +92,10 @@ class StoreSettings(Settings):
 
 
 class HttpSettings(Settings):
-    host: str = Field("127.0.0.1", description="address to listen on; whoever reaches it may use the service")
+    host: str = Field("127.0.0.1", description="address to listen on; any but loopback needs API keys")
+    keyless: Literal["loopback", "anywhere"] = Field(
+        "loopback", description="where anybody may use the service as long as no API key has been created"
+    )
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     request_timeout: float = Field(1800.0, gt=0, description="seconds that a request may take in all")
     max_wait: float = Field(30.0, gt=0, description="estimated seconds in the queue beyond which a request is refused")
@@ -191,6 +194,18 @@ class PublishSettings(BrokerSettings, cli_prog_name="headrace publish"):
     temperature: float = Field(1.0, ge=0, le=2, description="0 always takes the likeliest token")
     seed: int | None = Field(None, description="makes the answer reproducible")
     concurrency: int = Field(64, ge=1, description="jobs of a file under way at once")
+
+
+class KeysSettings(StoreSettings, cli_prog_name="headrace keys"):
+    """API keys. A key is shown once, when it is created. Once there is one, requests need a key; files, batches and
+    usage belong to the key they came with. Changes reach running services within seconds."""
+
+    action: CliPositionalArg[Literal["create", "list", "revoke"]] = Field(description="what to do")
+    ids: CliPositionalArg[list[str]] = Field(
+        default_factory=list, description="keys to revoke, by their ids in the list"
+    )
+    name: str = Field("", max_length=200, description="what to call a new key, for those who read the list")
+    json_lines: bool = Field(False, description="list as one JSON object a line")
 
 
 class DeadSettings(BrokerSettings, cli_prog_name="headrace dead"):

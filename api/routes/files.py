@@ -14,11 +14,12 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
+from api.auth import owner_of
 from api.bodies import check_announced, limited
 from api.errors import ApiError, from_validation
 from api.idempotency import REPLAYED, fingerprint, idempotency_key, once
 from api.routes.openapi import error_responses
-from api.services import OWNER, services
+from api.services import services
 from api.store import FileRecord, Store
 from api.store.ids import new_id
 from schemas.openai.files import UPLOAD_PURPOSES, ExpiresAfter, FileDeleted, FileList, FileObject
@@ -55,7 +56,7 @@ FORM_BODY = {
 async def upload_file(request: Request, response: Response) -> FileObject:
     """Keep a file. It is spooled to disk while it comes, so that memory stays flat; the form's fields may come in any
     order. With an Idempotency-Key, the same upload gets the same file."""
-    shared = services(request)
+    shared, owner = services(request), owner_of(request)
     key = idempotency_key(request)
     limit = shared.settings.max_file_bytes
     await check_announced(request, limit + FORM_OVERHEAD)
@@ -64,12 +65,12 @@ async def upload_file(request: Request, response: Response) -> FileObject:
         upload = _upload_of(form)
         record, is_replay = await once(
             shared.store,
-            OWNER,
+            owner,
             key,
             await _fingerprint(upload) if key is not None else "",
             new_id("file-"),
-            get=lambda file_id: shared.store.files.get(OWNER, file_id),
-            create=lambda file_id: _create(shared.store, upload, limit, file_id),
+            get=lambda file_id: shared.store.files.get(owner, file_id),
+            create=lambda file_id: _create(shared.store, owner, upload, limit, file_id),
         )
     finally:
         await form.close()
@@ -78,10 +79,10 @@ async def upload_file(request: Request, response: Response) -> FileObject:
     return _object(record)
 
 
-async def _create(store: Store, upload: _Upload, limit: int, file_id: str) -> FileRecord:
+async def _create(store: Store, owner: str, upload: _Upload, limit: int, file_id: str) -> FileRecord:
     return await store.files.create(
         _chunks(upload.file),
-        owner=OWNER,
+        owner=owner,
         filename=upload.filename,
         purpose=upload.purpose,
         limit=limit,
@@ -109,7 +110,9 @@ async def list_files(
     after: str | None = None,
 ) -> FileList:
     """Files, newest first, a page at a time."""
-    page = await services(request).store.files.list(OWNER, purpose=purpose, limit=limit, order=order, after=after)
+    page = await services(request).store.files.list(
+        owner_of(request), purpose=purpose, limit=limit, order=order, after=after
+    )
     data = [_object(record) for record in page.data]
     first, last = (data[0].id, data[-1].id) if data else (None, None)
     return FileList(data=data, first_id=first, last_id=last, has_more=page.has_more)
@@ -117,21 +120,21 @@ async def list_files(
 
 @router.get("/{file_id}", responses=error_responses(404))
 async def retrieve_file(request: Request, file_id: str) -> FileObject:
-    return _object(await services(request).store.files.get(OWNER, file_id))
+    return _object(await services(request).store.files.get(owner_of(request), file_id))
 
 
 @router.get("/{file_id}/content", responses=error_responses(404))
 async def file_content(request: Request, file_id: str) -> Response:
     """The file's bytes. The length goes ahead, so that a reader can tell when a store failed half-way."""
     files = services(request).store.files
-    record = await files.get(OWNER, file_id)
+    record = await files.get(owner_of(request), file_id)
     headers = {"content-length": str(record.bytes)}
-    return StreamingResponse(files.content(OWNER, file_id), 200, headers, "application/octet-stream")
+    return StreamingResponse(files.content(owner_of(request), file_id), 200, headers, "application/octet-stream")
 
 
 @router.delete("/{file_id}", responses=error_responses(404))
 async def delete_file(request: Request, file_id: str) -> FileDeleted:
-    await services(request).store.files.delete(OWNER, file_id)
+    await services(request).store.files.delete(owner_of(request), file_id)
     return FileDeleted(id=file_id, deleted=True)
 
 

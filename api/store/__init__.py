@@ -18,6 +18,7 @@
                      get(owner, job_id) -> Result         usage(owner, since=0, until=None) -> list[UsageTotal]
     store.keys       get(owner, key) -> KeyRecord | None    claim(owner, key, fingerprint, object_id) -> KeyRecord, mine
                      accept(record)    release(record)      purge()
+    store.api_keys   create(name) -> ApiKey, secret       list() -> list[ApiKey]      revoke(id) -> ApiKey
 
 Errors, all of them StoreError: NotFound (no such object of this owner, or expired), FileTooLarge, LineTooLong,
 NotCancellable, LeaseLost, StoreRejected (the database refuses the values), StoreUnavailable (it does not answer: try
@@ -34,10 +35,11 @@ from api.store.errors import (
     StoreRejected,
     StoreUnavailable,
 )
-from api.store.records import BatchError, BatchRecord, FileRecord, KeyRecord, Page, UsageTotal
+from api.store.records import ApiKey, BatchError, BatchRecord, FileRecord, KeyRecord, Page, UsageTotal
 from api.store.store import Store
 
 __all__ = [
+    "ApiKey",
     "BatchError",
     "BatchRecord",
     "FileRecord",

@@ -132,6 +132,18 @@ class UsageTotal:
 
 
 @dataclass(frozen=True, slots=True)
+class ApiKey:
+    """An API key. `hash` is that of its secret, `hint` the secret's end. Times are Unix seconds."""
+
+    id: str
+    name: str
+    hash: str
+    hint: str
+    created_at: int
+    revoked_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class KeyRecord:
     """An idempotency key and the request that holds it. `object_id` names what was made of it, `jobs` jobs."""
 

@@ -1,10 +1,11 @@
-"""The store: one database, its five concerns."""
+"""The store: one database, its concerns."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
+from api.store.api_keys import ApiKeys
 from api.store.batches import Batches
 from api.store.database import Database
 from api.store.files import Files
@@ -14,7 +15,7 @@ from api.store.results import Results
 
 
 class Store:
-    """Files, batches, their items, results, and idempotency keys; `clock` gives Unix seconds.
+    """Files, batches, their items, results, idempotency keys and API keys; `clock` gives Unix seconds.
 
     `url` is postgresql://... or sqlite:///path; raises ValueError for any other. The schema is made beforehand by
     `api.store.migrate.upgrade`.
@@ -28,6 +29,7 @@ class Store:
         self.items = Items(self._database)
         self.results = Results(self._database, clock)
         self.keys = IdempotencyKeys(self._database, clock)
+        self.api_keys = ApiKeys(self._database, clock)
 
     async def open(self) -> None:
         """Connect. Raises StoreUnavailable."""

@@ -153,3 +153,15 @@ idempotency_keys = Table(
     Column("accepted_at", Double),
     Column("expires_at", Double, nullable=False, index=True),
 )
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("hash", String, nullable=False, unique=True),
+    # The secret's end, by which its holder recognises it.
+    Column("hint", String, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("revoked_at", BigInteger),
+)
