@@ -1,7 +1,7 @@
 """The clients of `headrace bench chaos`: streams and whole answers over HTTP, batch lines, jobs straight to the queue.
 
 A client that is told nothing, or that the service is not there, asks again; with an Idempotency-Key, or with the same job
-id, that is the same job. Nobody believes an answer: its text is compared with that of an undisturbed run.
+id, that is the same job. Nobody believes a stream: its text is compared with those that came in one piece.
 """
 
 from __future__ import annotations
@@ -112,12 +112,12 @@ class Load:
             record.error = record.error or ("no answer in time" if record.accepted else "never accepted")
 
     def learn_more(self, texts: dict[int, set[str]]) -> None:
-        """Other texts that undisturbed runs gave."""
+        """Other texts that came whole."""
         for spec, more in texts.items():
             self.references[spec] |= more
 
     def is_right(self, record: Record) -> bool:
-        """Whether an answer is, letter for letter, an undisturbed one, and its tokens are as many as are counted."""
+        """Whether an answer is, letter for letter, one that came whole, and its tokens are as many as are counted."""
         same = record.text in self.references[record.number % SPECS]
         return same and (record.counted is None or record.counted == record.tokens)
 
