@@ -1,6 +1,7 @@
 # Headrace. `make demo` and `make test` do all the set-up that they need.
 #
 #   PYTHON       the Python to make the environment from, 3.11 or later
+#   GPU_PYTHON   for test-gpu, a Python that has everything already, instead of the environment
 #   VENV         where the environment is made
 #   TORCH_INDEX  where torch comes from, if not from PyPI. PyPI's build for Linux on x86-64 brings CUDA, some gigabytes;
 #                https://download.pytorch.org/whl/cpu has one without.
@@ -70,8 +71,11 @@ services:
 test: check services  ## check, then all tests; installs RabbitMQ and Postgres where they are missing and it can
 	$(BIN)/python -m pytest -q -m "not gpu"
 
-test-gpu: $(DEV)  ## the tests that need a CUDA device
-	$(BIN)/python -m pytest -q -m gpu
+test-gpu: $(if $(GPU_PYTHON),,$(DEV))  ## the tests that need a CUDA device; GPU_PYTHON=python3: with what is installed there
+	$(or $(GPU_PYTHON),$(BIN)/python) -m pytest -q -m gpu
+	@command -v compute-sanitizer >/dev/null || { echo "no compute-sanitizer here: memory was not checked"; exit 0; }; \
+	  compute-sanitizer --tool memcheck --error-exitcode 1 \
+	  $(or $(GPU_PYTHON),$(BIN)/python) -m pytest -q -m gpu tests/kernels -k "float16 and not bfloat16"
 
 bench-cpu: $(RUNTIME)  ## Headrace and transformers side by side on this CPU
 	@$(BIN)/headrace bench cpu
