@@ -74,8 +74,10 @@ def main(arguments: list[str]) -> None:
 def in_process(options: argparse.Namespace) -> Samples:
     """Keep `concurrency` requests in an engine of this process until all have ended; the first ones warm it up."""
     engine = _engine(options)
-    _closed_loop(engine, options, min(WARM_UP, options.requests))
-    return _closed_loop(engine, options, options.requests)
+    warm_up = min(WARM_UP, options.requests)
+    _closed_loop(engine, options, range(warm_up))
+    # other prompts, or their prefixes would be in the engine's cache
+    return _closed_loop(engine, options, range(warm_up, warm_up + options.requests))
 
 
 def _engine(options: argparse.Namespace) -> InProcessEngine:
@@ -88,8 +90,8 @@ def _engine(options: argparse.Namespace) -> InProcessEngine:
     return build_engine(EngineConfig(model="demo", threads=options.threads)).engine
 
 
-def _closed_loop(engine: InProcessEngine, options: argparse.Namespace, requests: int) -> Samples:
-    samples, waiting = Samples(started=time.time()), deque(range(requests))
+def _closed_loop(engine: InProcessEngine, options: argparse.Namespace, numbers: range) -> Samples:
+    samples, waiting = Samples(started=time.time()), deque(numbers)
     times: dict[str, list[float]] = {}
 
     def add() -> None:
@@ -98,7 +100,7 @@ def _closed_loop(engine: InProcessEngine, options: argparse.Namespace, requests:
         times[request.id] = [time.perf_counter()]
         engine.add(request)
 
-    for _ in range(min(options.concurrency, requests)):
+    for _ in range(min(options.concurrency, len(numbers))):
         add()
     while engine.has_work:
         for output in engine.step():
