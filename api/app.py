@@ -15,14 +15,14 @@ from api.keyed import KeyedRequests
 from api.metrics import Metrics
 from api.models import ModelRegistry
 from api.queue_client import QueueClient
-from api.routes import batches, chat, completions, files, health, metrics, models
+from api.routes import batches, chat, completions, files, health, metrics, models, tokenize, usage, version
 from api.services import Services
 from api.settings import ApiSettings
 from api.store import Store
 from broker.base import Broker
 
-ROUTERS = (chat, completions, models, files, batches)
-PUBLIC_ROUTERS = (health, metrics)
+ROUTERS = (chat, completions, models, files, batches, tokenize, usage)
+PUBLIC_ROUTERS = (health, metrics, version)
 
 
 def create_app(*, broker: Broker, store: Store, settings: ApiSettings | None = None) -> FastAPI:

@@ -46,7 +46,7 @@ async def generate(request: Request, endpoint: str) -> Response:
     opened = await _open(request, parsed, json_fingerprint(endpoint, body), timeout)
     jobs = opened.jobs
     body_id = response_id(endpoint, opened.job_id)
-    headers = _ignored_header(ignored_params(endpoint, parsed)) | (REPLAYED if opened.is_replay else {})
+    headers = ignored_header(ignored_params(endpoint, parsed)) | (REPLAYED if opened.is_replay else {})
     choices = sum(job.sampling.n for job in jobs)
     timer = JobTimer(shared.metrics, parsed.model, choices, is_replay=opened.is_replay)
     if parsed.stream:
@@ -111,7 +111,7 @@ async def _whole(source: JobSource, jobs: Sequence[Job], timeout: float) -> list
     return [results[job.id] for job in jobs]
 
 
-def _ignored_header(names: list[str]) -> dict[str, str]:
+def ignored_header(names: list[str]) -> dict[str, str]:
     """Names come from the client: only what a header may hold is echoed."""
     safe = [_UNSAFE.sub("_", name[:100]) for name in names[:MAX_NAMED]]
     return {IGNORED_PARAMS: ", ".join(safe)} if safe else {}

@@ -11,14 +11,15 @@ import logging
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import msgspec
 
 from api.errors import RATE_LIMIT, ApiError, broker_unavailable, model_not_found, shutting_down
 from api.job_stream import JobStream
+from api.questions import Questions
 from api.shown_tokens import ReaderCounters
 from api.subscriptions import end
 from api.tally import Tally
@@ -51,10 +52,12 @@ class QueueClient:
         self.counters = ReaderCounters()
         self.reader = f"{REPLIES}.{secrets.token_hex(8)}"
         self.tally = Tally()
+        self.questions = Questions(broker, self.reader)
         self._broker = broker
         self._max_buffered_tokens = max_buffered_tokens
         self._streams: dict[str, JobStream] = {}
         self._cancelled: OrderedDict[str, float] = OrderedDict()
+        self._left: OrderedDict[str, None] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._subscription: Subscription | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -81,23 +84,59 @@ class QueueClient:
         await end(self._subscription)
 
     @asynccontextmanager
-    async def submit(self, *jobs: Job) -> AsyncIterator[JobStream]:
-        """Publish `jobs`, confirmed by the broker, and yield the stream of what they produce. Raises ApiError: 404
-        where the model has no queue, 429 where its queue is full, 503 without a broker."""
-        stream = JobStream(jobs, self._max_buffered_tokens, self.counters, self._give_up, self._ask)
+    async def submit(self, *jobs: Job, keep: bool = False) -> AsyncIterator[JobStream]:
+        """Publish `jobs`, confirmed by the broker, and yield the stream of what they produce. With `keep` they go on
+        once they are published, whatever becomes of the stream. Raises ApiError: 404 where the model has no queue, 429
+        where its queue is full, 503 without a broker."""
+        with self._reading(jobs, keep=keep) as stream:
+            self.tally.begin(jobs)
+            try:
+                await self._publish_all(jobs)
+                yield stream
+            finally:
+                self.tally.end(jobs)
+
+    @asynccontextmanager
+    async def follow(self, job: Job) -> AsyncIterator[JobStream]:
+        """The stream, from its beginning, of a job that was published before and that nobody reads here. It asks for
+        the job at once, and goes on asking. The job goes on when the block is left."""
+        with self._reading((job,), keep=True) as stream:
+            stream.reconnected()
+            yield stream
+
+    async def publish(self, job: Job) -> None:
+        """Publish a job that nobody reads, confirmed by the broker. Raises ApiError as `submit`; the job is cancelled
+        then, should it have got through."""
+        try:
+            await self._send(job, None)
+        except (Unroutable, PublishRejected, NotSent) as error:
+            raise _refusal(error, job.model) from None
+        except BrokerError as error:
+            log.error("job %s not published: %s", job.id, error)
+            self.cancel(job.id)
+            raise broker_unavailable() from None
+
+    @contextmanager
+    def _reading(self, jobs: Sequence[Job], *, keep: bool) -> Iterator[JobStream]:
+        give_up = self._leave if keep else self._give_up
+        stream = JobStream(jobs, self._max_buffered_tokens, self.counters, give_up, self._ask)
         for job in jobs:
             self._streams[job.id] = stream
-        self.tally.begin(jobs)
         try:
-            await self._publish_all(jobs)
             yield stream
         finally:
-            self.tally.end(jobs)
             for job in jobs:
                 self._streams.pop(job.id, None)
             stream.close()
             if not stream.failed:
-                self._give_up(stream)
+                give_up(stream)
+
+    def _leave(self, stream: JobStream) -> None:
+        """Nobody reads these jobs here any more, and they go on."""
+        for job_id in stream.unfinished:
+            self._left[job_id] = None
+            if len(self._left) > REMEMBERED_CANCELS:
+                self._left.popitem(last=False)
 
     def _give_up(self, stream: JobStream) -> None:
         for job_id in stream.unfinished:
@@ -119,10 +158,8 @@ class QueueClient:
                 raise outcome
 
     async def _publish(self, job: Job) -> None:
-        body = encode(msgspec.structs.replace(job, reply_to=self.reader))
-        message = Message(body, message_id=job.id, reply_to=self.reader)
         try:
-            await self._broker.publish(REQUESTS, request_key(job.model, job.job_class), message)
+            await self._send(job, self.reader)
         except (Unroutable, PublishRejected, NotSent) as error:
             self._streams[job.id].withdraw(job.id)
             raise _refusal(error, job.model) from None
@@ -130,6 +167,11 @@ class QueueClient:
             # It may yet be delivered, when nobody waits for it: the cancel that follows from here gets there too.
             log.error("job %s not published: %s", job.id, error)
             raise broker_unavailable() from None
+
+    async def _send(self, job: Job, reader: str | None) -> None:
+        body = encode(msgspec.structs.replace(job, reply_to=reader))
+        message = Message(body, message_id=job.id, reply_to=reader)
+        await self._broker.publish(REQUESTS, request_key(job.model, job.job_class), message)
 
     async def _on_frame(self, body: bytes) -> None:
         """One frame, in order. Never waits for the broker: what is to be answered is answered beside it."""
@@ -152,9 +194,13 @@ class QueueClient:
                 stream.put_result(result)
         for query in frame.queries:
             self._answer(query)
+        for answer in frame.answers:
+            self.questions.settle(answer)
 
     def _cancel_unknown(self, job_id: str) -> None:
         """Deltas for nobody: a cancel was said before any worker held the job, or has not been read yet."""
+        if job_id in self._left:
+            return
         if time.monotonic() - self._cancelled.get(job_id, -CANCEL_AGAIN_SECONDS) >= CANCEL_AGAIN_SECONDS:
             self.counters.unknown_jobs += 1
             self.cancel(job_id)
@@ -162,7 +208,8 @@ class QueueClient:
     def _answer(self, query: ResumeQuery) -> None:
         stream = self._streams.get(query.job)
         if stream is None or query.job not in stream.unfinished:
-            self.cancel(query.job)
+            if query.job not in self._left:
+                self.cancel(query.job)
             return
         self.counters.resumes += 1
         shown = stream.answer(query.job, query.epoch)

@@ -16,8 +16,11 @@
     store.items      the lines of a batch: add, pending, in_flight, mark_dispatched, requeue, unfinished, ended
     store.results    record(result) -> bool               record_many(results) -> list[bool]
                      get(owner, job_id) -> Result         usage(owner, since=0, until=None) -> list[UsageTotal]
+                     daily_usage(owner, since=, until=) -> list[DayUsage]
     store.keys       get(owner, key) -> KeyRecord | None    claim(owner, key, fingerprint, object_id) -> KeyRecord, mine
                      accept(record)    release(record)      purge()
+    store.responses  create(record)     get(owner, id) and cancel(owner, id) -> ResponseRecord, Result | None
+                     chain(owner, id) -> list of these    delete(owner, id) -> ResponseRecord      purge()
     store.api_keys   create(name) -> ApiKey, secret       list() -> list[ApiKey]      revoke(id) -> ApiKey
 
 Errors, all of them StoreError: NotFound (no such object of this owner, or expired), FileTooLarge, LineTooLong,
@@ -35,13 +38,14 @@ from api.store.errors import (
     StoreRejected,
     StoreUnavailable,
 )
-from api.store.records import ApiKey, BatchError, BatchRecord, FileRecord, KeyRecord, Page, UsageTotal
+from api.store.records import ApiKey, BatchError, BatchRecord, DayUsage, FileRecord, KeyRecord, Page, ResponseRecord, UsageTotal
 from api.store.store import Store
 
 __all__ = [
     "ApiKey",
     "BatchError",
     "BatchRecord",
+    "DayUsage",
     "FileRecord",
     "FileTooLarge",
     "KeyRecord",
@@ -50,6 +54,7 @@ __all__ = [
     "NotCancellable",
     "NotFound",
     "Page",
+    "ResponseRecord",
     "Store",
     "StoreError",
     "StoreRejected",

@@ -121,6 +121,18 @@ class EndedItem:
 
 
 @dataclass(frozen=True, slots=True)
+class DayUsage:
+    """Sums over the jobs of one model that finished on one day; `day` is its midnight, UTC, in Unix seconds."""
+
+    day: int
+    model: str
+    jobs: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class UsageTotal:
     """Sums over the finished jobs of one model."""
 

@@ -11,9 +11,11 @@ from sqlalchemy import RowMapping, func, insert, select, update
 
 from api.store.database import Database, Transaction
 from api.store.errors import NotFound
-from api.store.records import UsageTotal
+from api.store.records import DayUsage, UsageTotal
 from api.store.tables import batch_items, batches, results, usage
 from schemas.messages import Choice, ErrorInfo, Result, Usage
+
+DAY_SECONDS = 86_400
 
 
 class Results:
@@ -68,6 +70,18 @@ class Results:
         async with self._database.read() as transaction:
             rows = (await transaction.execute(query.group_by(usage.c.model).order_by(usage.c.model))).mappings()
         return [UsageTotal(row["model"], row["jobs"], *[int(row[name]) for name in _TOKENS]) for row in rows]
+
+    async def daily_usage(self, owner: str, *, since: int, until: int) -> list[DayUsage]:
+        """Sums a day and model over the owner's jobs finished in [since, until), oldest day first."""
+        day = (usage.c.finished_at - usage.c.finished_at % DAY_SECONDS).label("day")
+        sums = [func.sum(usage.c[name]).label(name) for name in _TOKENS]
+        query = select(day, usage.c.model, func.count().label("jobs"), *sums)
+        query = query.where(usage.c.owner == owner, usage.c.finished_at >= since, usage.c.finished_at < until)
+        async with self._database.read() as transaction:
+            rows = await transaction.execute(query.group_by(day, usage.c.model).order_by(day, usage.c.model))
+            return [
+                DayUsage(row.day, row.model, row.jobs, *[int(getattr(row, name)) for name in _TOKENS]) for row in rows
+            ]
 
     async def _insert(self, transaction: Transaction, batch: list[Result]) -> set[str]:
         """The job ids that were not there before."""

@@ -32,6 +32,7 @@ from schemas.messages import (
     Result,
     ResumeQuery,
     Status,
+    TextAnswer,
     TokenLogprob,
     Usage,
     decode,
@@ -56,6 +57,7 @@ class StubWorker:
         self.jobs: dict[str, Job] = {}
         self.cancelled: set[str] = set()
         self.questions: list[Control] = []
+        self.asked: list[Job] = []
         self.seen = asyncio.Condition()
         self._broker = broker
         self._model = model
@@ -107,10 +109,25 @@ class StubWorker:
             async with self.seen:
                 self.questions.append(control)
                 self.seen.notify_all()
+        elif control.kind == "tokenize" and control.worker == self._name and control.question is not None:
+            await self._tokenize(control.question)
         elif control.kind == "cancel":
             async with self.seen:
                 self.cancelled.add(control.job)
                 self.seen.notify_all()
+
+    async def _tokenize(self, question: Job) -> None:
+        """A token a word, numbered on; silent where the first word asks for it."""
+        self.asked.append(question)
+        words = _words(question)
+        if words[:1] == ["silence"] or question.reply_to is None:
+            return
+        error = ErrorInfo(message="cannot", param="prompt") if words[:1] == ["fail"] else None
+        answer = TextAnswer(
+            question=question.id, token_ids=list(range(len(words))), tokens=words, text=" ".join(words), error=error
+        )
+        frame = Frame(worker=self._name, answers=[answer])
+        await self._broker.publish(*reply_address(question.reply_to), Message(encode(frame)), confirm=False)
 
     async def _on_job(self, delivery: Delivery) -> None:
         job = decode(Job, delivery.message.body)
@@ -292,9 +309,9 @@ def _until_stop(words: list[str], job: Job) -> list[str]:
 
 
 @asynccontextmanager
-async def serving(broker: Broker, model: str = "stub") -> Any:
+async def serving(broker: Broker, model: str = "stub", name: str = "stub-1") -> Any:
     """A StubWorker for the duration of the block."""
-    worker = StubWorker(broker, model)
+    worker = StubWorker(broker, model, name)
     await worker.start()
     try:
         yield worker

@@ -107,6 +107,14 @@ class Vocabulary:
         strip = self._kind.strips_space and skip_special_tokens and self.special_ids.issuperset(prompt)
         return ByteDetokenizer(self._shown if skip_special_tokens else self._all, strip_space=strip)
 
+    def token_texts(self, token_ids: Iterable[int]) -> list[str]:
+        """The text of each token, special or not; U+FFFD for what is part of a character."""
+        return [self.token_bytes(token_id).decode("utf-8", "replace") for token_id in token_ids]
+
+    def text(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
+        """The text of a whole sequence."""
+        return self._text(token_ids, skip_special_tokens=skip_special_tokens)
+
     def _text(self, ids: list[int], *, skip_special_tokens: bool) -> str:
         text = self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
         return str(text)

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field
 
 from broker.base import Broker, BrokerError, Message
-from schemas.messages import Delta, Frame, Result, ResumeQuery, encode
+from schemas.messages import Delta, Frame, Result, ResumeQuery, TextAnswer, encode
 from schemas.topology import reply_address
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ class _Pending:
     deltas: list[Delta] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
     queries: list[ResumeQuery] = field(default_factory=list)
+    answers: list[TextAnswer] = field(default_factory=list)
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
     def settle(self, error: BrokerError | None) -> None:
@@ -69,6 +70,11 @@ class FrameSender:
         self._of(reader).results.append(result)
         self.flush()
 
+    def post_answer(self, reader: str, answer: TextAnswer) -> None:
+        """Send an answer, soon; should it be lost, it is asked for again."""
+        self._of(reader).answers.append(answer)
+        self.flush()
+
     async def send_query(self, reader: str, query: ResumeQuery) -> None:
         """Raises BrokerError when the frame could not be sent."""
         self._of(reader).queries.append(query)
@@ -105,7 +111,13 @@ class FrameSender:
             del self._senders[reader]
 
     async def _send(self, reader: str, pending: _Pending) -> None:
-        frame = Frame(worker=self._worker_id, deltas=pending.deltas, results=pending.results, queries=pending.queries)
+        frame = Frame(
+            worker=self._worker_id,
+            deltas=pending.deltas,
+            results=pending.results,
+            queries=pending.queries,
+            answers=pending.answers,
+        )
         try:
             await self._publish(reader, Message(encode(frame)))
         except BrokerError as error:

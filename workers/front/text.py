@@ -79,12 +79,16 @@ class TextProcessor:
     async def prepare(self, job: Job, limits: Limits) -> Prompt:
         """Tokenize and check. Raises InvalidJobError with the error that the job's publisher is told."""
         _check_token_ids(job.sampling, limits)
+        return _fit(job, await self.tokenize(job, limits), limits)
+
+    async def tokenize(self, job: Job, limits: Limits) -> list[int]:
+        """The prompt's token ids, however many. Raises InvalidJobError."""
         if job.prompt_token_ids is not None:
             _check_ids(job.prompt_token_ids, limits.vocab_size, "prompt")
-            return _fit(job, list(job.prompt_token_ids), limits)
+            return list(job.prompt_token_ids)
         if _size(job) < LONG_PROMPT:
-            return _fit(job, self._tokenize(job), limits)
-        return _fit(job, await asyncio.to_thread(self._tokenize, job), limits)
+            return self._tokenize(job)
+        return await asyncio.to_thread(self._tokenize, job)
 
     def _tokenize(self, job: Job) -> list[int]:
         if job.messages is None:

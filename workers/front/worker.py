@@ -16,6 +16,7 @@ from workers.front.announce import INTERVAL, Announcer, RateMeter
 from workers.front.engine_client import EngineClient
 from workers.front.frames import FrameSender
 from workers.front.lifecycle import JobLifecycle, Served
+from workers.front.questions import QuestionDesk
 from workers.front.results import ResultPublisher
 from workers.front.resume import RESUME_TIMEOUT, ResumeDesk
 from workers.front.running import RunningJobs
@@ -65,6 +66,7 @@ class Worker:
         self._created = int(time.time())
         self._frames = FrameSender(broker, worker_id)
         self._results = ResultPublisher(broker)
+        self._questions = QuestionDesk(text, self._frames)
         self._resume = ResumeDesk(self._frames, timeout=resume_timeout)
         self._announcer = Announcer(broker, self._status, interval=status_interval)
         self._rate = RateMeter()
@@ -131,6 +133,7 @@ class Worker:
             if not self._engine.died.done():  # else silence says that it crashed and may be back: requests are taken on
                 await self._announcer.announce(leaving=True)
             await self._stop_consuming()
+            await self._questions.close()
             await self._lifecycle.close(0.0 if self._engine.died.done() else self._grace)
             await self._frames.close()
         finally:
@@ -154,6 +157,9 @@ class Worker:
             return
         if control.kind == "announce":
             await self._announcer.announce()
+        elif control.kind == "tokenize":
+            if control.worker == self._worker_id and control.question is not None:
+                self._questions.ask(control.question, self._limits)
         else:
             self._lifecycle.on_control(control)
 
