@@ -11,6 +11,7 @@ from tests.front import tokenizers
 from workers.front.choice import ChoiceContext, ChoiceRun, StopTokens
 from workers.front.detokenize import Vocabulary
 from workers.front.text import Prompt
+from workers.front.tools.sink import Piece
 from workers.protocol import TokenLogprobs, TokenOutput
 
 TOKENIZER = tokenizers.byte_level()
@@ -36,7 +37,7 @@ def play(run: ChoiceRun, tokens: list[int], max_tokens: int = 100, ignore_eos: b
         ended = token_id == EOS and not ignore_eos
         length = len(run.tokens) + 1 >= max_tokens
         finish: FinishReason | None = "stop" if ended else "length" if length else None
-        shown.append(run.take(TokenOutput("r", [token_id], finish, token_id if ended else None)))
+        shown.append(run.take(TokenOutput("r", [token_id], finish, token_id if ended else None)).text)
     return shown
 
 
@@ -57,7 +58,7 @@ def test_resumed_text_is_the_same(
     assert resumed.text == "".join(pieces[:cut])
     assert play(resumed, tokens[cut:], max_tokens, ignore_eos=True) == pieces[cut:]
     assert (resumed.tokens, resumed.text, resumed.finish_reason) == (whole.tokens, whole.text, whole.finish_reason)
-    assert whole.text_since(cut) == "".join(pieces[cut:])
+    assert whole.since(cut).text == "".join(pieces[cut:])
 
 
 def test_end_of_sequence_is_counted_and_hidden() -> None:
@@ -92,7 +93,7 @@ def test_rebuilt_after_its_end_is_finished() -> None:
 def test_ids_of_the_stop_string_are_reported_but_not_what_follows() -> None:
     run = choice(stop=["qz"])
     tokens = [*ids("hello"), *ids("q"), *ids("z"), *ids("x")]
-    assert run.take(TokenOutput("r", tokens)) == "hello"
+    assert run.take(TokenOutput("r", tokens)).text == "hello"
     assert run.tokens == tokens[:-1]
 
 
@@ -124,7 +125,7 @@ def test_logprobs_have_text_and_bytes() -> None:
     (letter,) = ids("q")
     run = choice(logprobs=1)
     run.take(TokenOutput("r", [letter], logprobs=[TokenLogprobs(-0.5, [lead], [-0.1])]))
-    (position,) = run.delta("j", 0, 0, "q").logprobs or []
+    (position,) = run.delta("j", 0, 0, Piece("q")).logprobs or []
     assert (position.sampled.token, position.sampled.logprob, position.sampled.token_bytes) == ("q", -0.5, [113])
     assert bytes(position.top[0].token_bytes) == VOCABULARY.token_bytes(lead)
 
@@ -133,7 +134,7 @@ def test_logprobs_of_another_worker_are_not_made_up() -> None:
     run = choice(max_tokens=3, logprobs=0)
     run.rebuild(ids("q"))
     run.take(TokenOutput("r", ids("z"), logprobs=[TokenLogprobs(-0.5, [], [])]))
-    assert len(run.delta("j", 1, 1, "z").logprobs or []) == 1
-    assert run.delta("j", 1, 0, "qz").logprobs is None
+    assert len(run.delta("j", 1, 1, Piece("z")).logprobs or []) == 1
+    assert run.delta("j", 1, 0, Piece("qz")).logprobs is None
     run.take(TokenOutput("r", ids("x"), "length", logprobs=[TokenLogprobs(-0.5, [], [])]))
     assert run.finished().logprobs is None

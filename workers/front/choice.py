@@ -13,6 +13,8 @@ from schemas.messages import Choice, Delta, FinishReason, PositionLogprobs, Samp
 from workers.front.detokenize import Vocabulary
 from workers.front.stop import StopStrings
 from workers.front.text import Prompt
+from workers.front.tools.output import OutputParser
+from workers.front.tools.sink import Piece, since
 from workers.protocol import TokenLogprobs, TokenOutput
 
 
@@ -33,8 +35,12 @@ class ChoiceText:
 
     __slots__ = ("_detokenizer", "_hides_stop_token", "_min_tokens", "_stops", "count")
 
-    def __init__(self, vocabulary: Vocabulary, sampling: SamplingParams, prompt: Sequence[int]) -> None:
-        self._detokenizer = vocabulary.detokenizer(prompt, skip_special_tokens=sampling.skip_special_tokens)
+    def __init__(self, vocabulary: Vocabulary, sampling: SamplingParams, prompt: Prompt) -> None:
+        self._detokenizer = vocabulary.detokenizer(
+            prompt.token_ids,
+            skip_special_tokens=sampling.skip_special_tokens,
+            keep=frozenset() if prompt.output is None else prompt.output.specials,
+        )
         self._stops = StopStrings(sampling.stop, include=sampling.include_stop_str_in_output) if sampling.stop else None
         self._hides_stop_token = not sampling.include_stop_str_in_output
         self._min_tokens = sampling.min_tokens
@@ -77,7 +83,7 @@ class ChoiceContext:
     stop_tokens: StopTokens
 
     def new_text(self) -> ChoiceText:
-        return ChoiceText(self.vocabulary, self.sampling, self.prompt.token_ids)
+        return ChoiceText(self.vocabulary, self.sampling, self.prompt)
 
 
 class ChoiceRun:
@@ -85,6 +91,7 @@ class ChoiceRun:
 
     __slots__ = (
         "_context",
+        "_parser",
         "_parts",
         "_rebuilt",
         "_text",
@@ -103,6 +110,8 @@ class ChoiceRun:
         self.finish_reason: FinishReason | None = None
         self._context = context
         self._text = context.new_text()
+        output = context.prompt.output
+        self._parser = None if output is None else output.parser(index)
         self._parts: list[str] = []
         self._rebuilt = 0
 
@@ -111,20 +120,29 @@ class ChoiceRun:
         """All text shown so far."""
         return "".join(self._parts)
 
+    @property
+    def whole(self) -> Piece:
+        """All that was shown so far."""
+        return Piece(self.text) if self._parser is None else self._parser.whole._replace(text=self.text)
+
+    @property
+    def reasoning_tokens(self) -> int:
+        return 0 if self._parser is None else self._parser.reasoning_tokens
+
     def compact(self) -> None:
         """Keep the text in one piece: nothing is added any more."""
         self._parts = [self.text]
 
-    def take(self, output: TokenOutput) -> str:
-        """Append what the engine made; returns the text that may now be shown."""
+    def take(self, output: TokenOutput) -> Piece:
+        """Append what the engine made; returns what may now be shown."""
         if output.token_ids and self.cached_tokens is None:
             self.cached_tokens = output.cached_tokens
         before = len(self.tokens)
-        text = self._advance(output.token_ids, output.finish_reason, output.stopped_by)
+        piece = self._advance(output.token_ids, output.finish_reason, output.stopped_by)
         if output.logprobs:
             taken = zip(self.tokens[before:], output.logprobs, strict=False)
             self.logprobs += [position_logprobs(self._context.vocabulary, *position) for position in taken]
-        return text
+        return piece
 
     def rebuild(self, shown: Sequence[int]) -> None:
         """Take over tokens made and shown elsewhere. They may already end the choice."""
@@ -135,51 +153,67 @@ class ChoiceRun:
         self._advance(shown, finish, stopped_by)
         self._rebuilt = len(self.tokens)
 
-    def delta(self, job: str, epoch: int, offset: int, text: str) -> Delta:
-        """The tokens from `offset` on, with the text that came of them."""
+    def delta(self, job: str, epoch: int, offset: int, piece: Piece) -> Delta:
+        """The tokens from `offset` on, with what came of them."""
         return Delta(
             job=job,
             epoch=epoch,
             offset=offset,
             choice=self.index,
-            text=text,
+            text=piece.text,
+            reasoning=piece.reasoning,
+            tool_calls=list(piece.tool_calls),
             token_ids=self.tokens[offset:],
             logprobs=self.logprobs[offset - self._rebuilt :] if self.logprobs and offset >= self._rebuilt else None,
             finish_reason=self.finish_reason,
         )
 
-    def text_since(self, count: int) -> str:
-        """The text shown after the first `count` tokens were."""
+    def since(self, count: int) -> Piece:
+        """What was shown after the first `count` tokens were."""
         earlier = ChoiceRun(self.index, self._context)
         earlier.rebuild(self.tokens[:count])
-        return self.text[len(earlier.text) :]
+        return since(self.whole, earlier.whole)
 
     def finished(self) -> Choice:
         """The whole output. Without log probabilities where another worker made some of them."""
         assert self.finish_reason is not None
         logprobs = self.logprobs if len(self.logprobs) == len(self.tokens) and self.logprobs else None
+        whole = self.whole
         return Choice(
             index=self.index,
-            text=self.text,
+            text=whole.text,
+            reasoning=whole.reasoning,
+            tool_calls=list(whole.tool_calls),
             token_ids=self.tokens,
             finish_reason=self.finish_reason,
             logprobs=logprobs,
         )
 
-    def _advance(self, token_ids: Sequence[int], finish: FinishReason | None, stopped_by: int | None) -> str:
+    def _advance(self, token_ids: Sequence[int], finish: FinishReason | None, stopped_by: int | None) -> Piece:
         text = ""
         last = len(token_ids) - 1 if stopped_by is not None else -1
         for position, token_id in enumerate(token_ids):
             self.tokens.append(token_id)
-            text += self._text.step_stop_token(token_id) if position == last else self._text.step(token_id)
-            if self._text.stopped:
+            new = self._text.step_stop_token(token_id) if position == last else self._text.step(token_id)
+            text += new
+            if self._parser is not None:
+                self._parser.feed(new)
+            if self._text.stopped or (self._parser is not None and self._parser.done):
                 finish = "stop"
                 break
-        if finish is not None:
-            self.finish_reason = finish
-            text += "" if self._text.stopped else self._text.flush()
-        self._parts.append(text)
-        return text
+        rest = "" if finish is None or self._text.stopped else self._text.flush()
+        self.finish_reason = finish
+        piece = Piece(text + rest) if self._parser is None else self._parsed(self._parser, rest)
+        self._parts.append(piece.text)
+        return piece
+
+    def _parsed(self, parser: OutputParser, rest: str) -> Piece:
+        """What the parser has read, `rest` being the end of the text where it has ended."""
+        if self.finish_reason is not None:
+            parser.feed(rest)
+            parser.end()
+            self.finish_reason = parser.finish_reason(self.finish_reason)
+        return parser.take()
 
 
 def position_logprobs(vocabulary: Vocabulary, token_id: int, logprobs: TokenLogprobs) -> PositionLogprobs:

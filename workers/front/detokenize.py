@@ -12,7 +12,7 @@ import codecs
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from workers.front.token_bytes import TokenBytes, decoder_kind
+from workers.front.token_bytes import DecoderKind, TokenBytes, decoder_kind
 
 REPLACEMENT = "\ufffd"
 MAX_HELD_TOKENS = 8
@@ -93,6 +93,7 @@ class Vocabulary:
         if self._kind is not None:
             self._shown = TokenBytes(backend, self._kind, self.special_ids)
             self._all = TokenBytes(backend, self._kind)
+        self._tables: dict[frozenset[str], TokenBytes] = {}
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token, special or not; part of a character for some."""
@@ -100,12 +101,25 @@ class Vocabulary:
             return self._all[token_id]
         return self._text([token_id], skip_special_tokens=False).encode()
 
-    def detokenizer(self, prompt: Iterable[int], *, skip_special_tokens: bool) -> Detokenizer:
-        """For text that continues `prompt`: a space between both is kept, unless the prompt shows no text."""
+    def detokenizer(
+        self, prompt: Iterable[int], *, skip_special_tokens: bool, keep: frozenset[str] = frozenset()
+    ) -> Detokenizer:
+        """For text that continues `prompt`: a space between both is kept, unless the prompt shows no text. Special
+        tokens in `keep` are not skipped; where tokens are no plain bytes, none is skipped then."""
         if self._kind is None:
-            return PrefixDetokenizer(lambda ids: self._text(ids, skip_special_tokens=skip_special_tokens))
+            skip = skip_special_tokens and not keep
+            return PrefixDetokenizer(lambda ids: self._text(ids, skip_special_tokens=skip))
         strip = self._kind.strips_space and skip_special_tokens and self.special_ids.issuperset(prompt)
-        return ByteDetokenizer(self._shown if skip_special_tokens else self._all, strip_space=strip)
+        if not skip_special_tokens:
+            return ByteDetokenizer(self._all, strip_space=strip)
+        return ByteDetokenizer(self._table(self._kind, keep) if keep else self._shown, strip_space=strip)
+
+    def _table(self, kind: DecoderKind, keep: frozenset[str]) -> TokenBytes:
+        if keep not in self._tables:
+            kept = self._tokenizer.convert_tokens_to_ids(sorted(keep))
+            hidden = self.special_ids.difference(kept)
+            self._tables[keep] = TokenBytes(self._tokenizer.backend_tokenizer, kind, hidden)
+        return self._tables[keep]
 
     def token_texts(self, token_ids: Iterable[int]) -> list[str]:
         """The text of each token, special or not; U+FFFD for what is part of a character."""

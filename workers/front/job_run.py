@@ -91,6 +91,7 @@ class JobRun:
             prompt_tokens=count,
             completion_tokens=sum(len(choice.tokens) for choice in self.choices),
             cached_tokens=min([*cached, count]) if cached else 0,
+            reasoning_tokens=sum(choice.reasoning_tokens for choice in self.choices),
         )
 
     def result(self, ending: Ending, model: str, worker: str) -> Result:

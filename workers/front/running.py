@@ -16,6 +16,7 @@ from workers.front.frames import FrameSender
 from workers.front.job_run import Ending, JobRun, failed
 from workers.front.resume import Shown
 from workers.front.text import Prompt
+from workers.front.tools.sink import Piece
 from workers.protocol import AddRequest, EngineStats, StepOutput, TokenOutput
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class RunningJobs:
     def _start_choice(self, run: JobRun, choice: ChoiceRun) -> None:
         assert run.prompt is not None
         if choice.finish_reason is not None:
-            self._post(run, choice, len(choice.tokens), "")
+            self._post(run, choice, len(choice.tokens), Piece())
             return
         request_id = run.request_id(choice.index)
         if not self._requests:
@@ -116,18 +117,18 @@ class RunningJobs:
             self.end(run, failed(output.error))
             return
         offset = len(choice.tokens)
-        text = choice.take(output)
+        piece = choice.take(output)
         self.tokens_made += len(choice.tokens) - offset
-        self._post(run, choice, offset, text)
+        self._post(run, choice, offset, piece)
         if choice.finish_reason is not None:
             del self._requests[output.id]
             if output.finish_reason is None:
                 self._engine.abort([output.id])
             self._end_if_complete(run)
 
-    def _post(self, run: JobRun, choice: ChoiceRun, offset: int, text: str) -> None:
+    def _post(self, run: JobRun, choice: ChoiceRun, offset: int, piece: Piece) -> None:
         if run.streaming and run.reader is not None:
-            self._frames.post(run.reader, choice.delta(run.job.id, run.epoch, offset, text))
+            self._frames.post(run.reader, choice.delta(run.job.id, run.epoch, offset, piece))
 
     def _end_if_complete(self, run: JobRun) -> None:
         if all(choice.finish_reason is not None for choice in run.choices):
@@ -164,7 +165,7 @@ class RunningJobs:
         run.streaming = run.reader is not None
         for choice, tokens in pairs:
             is_new = len(tokens) < len(choice.tokens) or choice.finish_reason is not None
-            self._post(run, choice, len(tokens), choice.text_since(len(tokens)) if is_new else "")
+            self._post(run, choice, len(tokens), choice.since(len(tokens)) if is_new else Piece())
         self._frames.flush()
 
     def _restart(self, run: JobRun, shown: Shown) -> None:

@@ -1,0 +1,72 @@
+"""The syntax of one model's answers: which parsers read them, by settings or by what the chat template shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from schemas.messages import Job
+from workers.front.tools.messages import Message, in_words
+from workers.front.tools.output import OutputSyntax, functions_of
+from workers.front.tools.reasoning import ReasoningStyle, prompt_end
+from workers.front.tools.registry import (
+    TOOL_PARSERS,
+    ReasoningParserName,
+    ToolParser,
+    ToolParserName,
+    reasoning_style,
+    tool_parser,
+)
+
+
+def wants_tools(job: Job) -> bool:
+    """Whether the model is told of tools. Where none may be called it is not: so it calls none."""
+    return bool(job.tools) and job.tool_choice != "none"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSyntax:
+    """`template_has_tools`: the chat template writes tools itself."""
+
+    tools: ToolParser | None
+    reasoning: ReasoningStyle | None
+    template_has_tools: bool
+
+    @classmethod
+    def of(cls, tokenizer: Any, tools: ToolParserName = "auto", reasoning: ReasoningParserName = "auto") -> ModelSyntax:
+        """For a transformers tokenizer, whose chat template may be several by name."""
+        template = tokenizer.chat_template or ""
+        if isinstance(template, dict):
+            template = "\n".join(template.values())
+        return cls(tool_parser(tools, template), reasoning_style(reasoning, template), "tools" in template)
+
+    def refusal(self, job: Job) -> str | None:
+        """Why this model cannot serve the job's tools."""
+        if not wants_tools(job):
+            return None
+        if job.messages is None:
+            return "tools go with messages, not with a prompt"
+        if self.tools is None:
+            return "This model's calls cannot be read: its worker has no tool parser (--tool-parser)."
+        if not self.template_has_tools and self.tools is not TOOL_PARSERS["hermes"]:
+            return "This model's chat template takes no tools; its worker can tell them in words with --tool-parser hermes."
+        return None
+
+    def conversation(self, messages: list[Message], tools: list[dict[str, Any]]) -> tuple[list[Message], Any]:
+        """Messages and tools as the template takes them."""
+        return (messages, tools) if self.template_has_tools else (in_words(messages, tools), None)
+
+    def concerns(self, job: Job) -> bool:
+        """Whether the job's answer is more than text."""
+        return self.reasoning is not None or wants_tools(job)
+
+    def output(self, job: Job, prompt_tail: str) -> OutputSyntax:
+        """How the answers to the job are read."""
+        return OutputSyntax(
+            job.id,
+            self.reasoning,
+            self.tools if wants_tools(job) else None,
+            functions_of(job),
+            job.parallel_tool_calls,
+            prompt_end(prompt_tail),
+        )

@@ -1,0 +1,68 @@
+"""Parsers by name, and which of them a chat template asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from workers.front.tools.hermes import hermes, qwen3
+from workers.front.tools.llama3 import TAG, llama3_json
+from workers.front.tools.mistral import ARGUMENTS, CALL_ID, mistral
+from workers.front.tools.mistral import OPENING as TOOL_CALLS
+from workers.front.tools.pythonic import CLOSING as PYTHON_END
+from workers.front.tools.pythonic import OPENING as PYTHON_START
+from workers.front.tools.pythonic import pythonic
+from workers.front.tools.reasoning import ReasoningStyle
+from workers.front.tools.sink import Sink
+from workers.front.tools.source import Scan, Source
+
+ToolParserName = Literal["auto", "none", "hermes", "llama3_json", "mistral", "qwen3", "pythonic"]
+ReasoningParserName = Literal["auto", "none", "qwen3", "deepseek"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolParser:
+    """Reads text and calls until the text ends. `specials` are special tokens that it must see; ids of calls are of
+    `id_prefix` and `id_length` characters in all, where templates check them."""
+
+    read: Callable[[Source, Sink], Scan[None]]
+    specials: frozenset[str] = frozenset()
+    id_prefix: str = "call_"
+    id_length: int = 29
+
+
+TOOL_PARSERS = {
+    "hermes": ToolParser(hermes),
+    "qwen3": ToolParser(qwen3),
+    "llama3_json": ToolParser(llama3_json, frozenset({TAG})),
+    "mistral": ToolParser(mistral, frozenset({TOOL_CALLS, ARGUMENTS, CALL_ID}), "", 9),
+    "pythonic": ToolParser(pythonic, frozenset({PYTHON_START, PYTHON_END})),
+}
+REASONING_PARSERS = {"qwen3": ReasoningStyle(), "deepseek": ReasoningStyle(implied=True)}
+
+_TOOL_SIGNS = (
+    ("<function=", "qwen3"),
+    ("<tool_call>", "hermes"),
+    ("[TOOL_CALLS]", "mistral"),
+    ("<|python_start|>", "pythonic"),
+    ("func_name1(", "pythonic"),
+    ('"parameters":', "llama3_json"),
+)
+_REASONING_SIGNS = (("<\uff5cAssistant\uff5c>", "deepseek"), ("<think>", "qwen3"))
+
+
+def tool_parser(name: ToolParserName, template: str) -> ToolParser | None:
+    """The parser of that name; for auto the one whose syntax the chat template shows, if it takes tools at all."""
+    if name == "auto":
+        signs = _TOOL_SIGNS if "tools" in template else ()
+        return next((TOOL_PARSERS[parser] for sign, parser in signs if sign in template), None)
+    return None if name == "none" else TOOL_PARSERS[name]
+
+
+def reasoning_style(name: ReasoningParserName, template: str) -> ReasoningStyle | None:
+    """The same for reasoning; a template without `<think>` is one of a model that does not reason."""
+    if name == "auto":
+        signs = _REASONING_SIGNS if "<think>" in template or "</think>" in template else ()
+        return next((REASONING_PARSERS[parser] for sign, parser in signs if sign in template), None)
+    return None if name == "none" else REASONING_PARSERS[name]
