@@ -99,7 +99,14 @@ def sampling_params(request: ChatRequest | CompletionRequest) -> SamplingParams:
         message = f"'min_tokens' must not exceed the limit of {max_tokens} tokens."
         raise ApiError(400, message, param="min_tokens", code="invalid_value")
     bias = {int(token): value for token, value in (request.logit_bias or {}).items()}
-    return SamplingParams(seed=seed, max_tokens=max_tokens, logit_bias=bias, logprobs=_logprobs(request), **given)
+    return SamplingParams(
+        seed=seed,
+        max_tokens=max_tokens,
+        logit_bias=bias,
+        logprobs=_logprobs(request),
+        grammar=request.grammar(),
+        **given,
+    )
 
 
 def _validate(kind: type[R], body: dict[str, Any]) -> R:

@@ -105,7 +105,11 @@ async def load_worker(broker: Broker, settings: WorkerSettings, worker_id: str, 
     """Load tokenizer and engine, saying so. Raises StartError. The worker's `run` closes the engine."""
     async with _progress(settings.model):
         text = await asyncio.to_thread(load_text, settings)
-        engine = new_engine(msgspec.structs.replace(settings.engine_config(), model=str(text.path)))
+        engine = new_engine(
+            msgspec.structs.replace(
+                settings.engine_config(), model=str(text.path), tokenizer=text.processor.tokenizer_json
+            )
+        )
         worker = Worker(
             broker,
             engine,

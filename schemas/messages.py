@@ -27,9 +27,20 @@ Outcome = Literal["completed", "failed", "cancelled", "expired"]
 MAX_ID_LENGTH = 128
 MAX_CHOICES = 128
 MAX_LOGPROBS = 20
+MAX_GRAMMAR_LENGTH = 1_000_000
 MAX_TOOLS = 128
 
 Identifier = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH)]
+
+
+class Grammar(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an output must match: `value` is a JSON Schema (json), a regular expression over the whole output (regex), a
+    JSON list of strings (choice) or a Lark or GBNF grammar (grammar). `param` is the request's parameter that it came
+    from, for errors to name."""
+
+    kind: Literal["json", "regex", "choice", "grammar"]
+    value: Annotated[str, Meta(min_length=1, max_length=MAX_GRAMMAR_LENGTH)]
+    param: str = "structured_outputs"
 
 
 class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -37,7 +48,8 @@ class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `seed` makes the draw at each position a pure function of (seed, position); the publisher sets it when the caller
     did not, so that a redelivered job continues as it began. `logprobs` counts the alternatives reported beside the
-    sampled token; None reports nothing. `max_tokens` None means up to the model's context.
+    sampled token; None reports nothing. `max_tokens` None means up to the model's context. An output with a `grammar`
+    ends where nothing may follow, be it shorter than `min_tokens`.
     """
 
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] = 1
@@ -58,6 +70,7 @@ class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
     logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
+    grammar: Grammar | None = None
 
 
 class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -203,17 +216,6 @@ class ResumeQuery(Struct, frozen=True, kw_only=True):
     epoch: int
 
 
-class TextAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Answers a Control `tokenize`: the prompt's token ids and the text of each, and the text of them all together; or
-    an error. `question` is the asked job's id."""
-
-    question: str
-    token_ids: list[int] = []
-    tokens: list[str] = []
-    text: str = ""
-    error: ErrorInfo | None = None
-
-
 class Frame(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one engine step produced for one reader. Deltas come before the Results that end their jobs."""
 
@@ -221,7 +223,6 @@ class Frame(Struct, frozen=True, kw_only=True, omit_defaults=True):
     deltas: list[Delta] = []
     results: list[Result] = []
     queries: list[ResumeQuery] = []
-    answers: list[TextAnswer] = []
 
 
 class Control(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -230,18 +231,13 @@ class Control(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     A `resume` answers a ResumeQuery, or comes by itself where a reader misses something: the worker that has the job
     sends all that follows, to `reply_to` if given, and the Result once more if the job has ended.
-
-    `tokenize` asks `worker`, and no other, what the prompt of the job `question` is as token ids and as text. The job is
-    not run, and has no Result; its `reply_to` gets a TextAnswer.
     """
 
-    kind: Literal["cancel", "resume", "announce", "tokenize"]
+    kind: Literal["cancel", "resume", "announce"]
     job: str = ""
     epoch: int = 0
     shown: list[list[int]] = []
     reply_to: str | None = None
-    worker: str = ""
-    question: Job | None = None
 
 
 class Status(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -13,6 +13,7 @@ import msgspec
 from schemas.messages import FinishReason, SamplingParams
 from workers.engine.build import build_engine
 from workers.engine.config import EngineConfig
+from workers.grammar import Grammars, tokenizer_json
 from workers.model.loaders.tokenizer import load_tokenizer
 from workers.protocol import AddRequest, TokenLogprobs, TokenOutput
 
@@ -98,6 +99,9 @@ class LLM:
         if sampling.stop or sampling.n != 1:
             raise ValueError("stop strings and n > 1 are the server's affair; use stop_token_ids, or repeat the prompt")
         ids = self.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else list(prompt)
+        if sampling.grammar is not None and self.engine.grammars is None:
+            text = tokenizer_json(self.tokenizer)
+            self.engine.grammars = Grammars(text, self.ready.vocab_size, self.ready.eos_token_ids)
         number = next(self._ids)
         seed = number if sampling.seed is None else sampling.seed
         return AddRequest(f"llm-{number}", ids, msgspec.structs.replace(sampling, seed=seed))

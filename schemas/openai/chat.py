@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from schemas.openai.common import GenerationRequest, StrictModel, TopLogprobs, invalid_type
+from schemas.openai.common import StrictModel, TopLogprobs, invalid_type
+from schemas.openai.structured import StructuredRequest
 from schemas.openai.usage import UsageBody
 
 Role = Literal["system", "developer", "user", "assistant"]
@@ -48,7 +49,7 @@ class ChatMessage(StrictModel):
         return message | ({"name": self.name} if self.name is not None else {})
 
 
-class ChatRequest(GenerationRequest):
+class ChatRequest(StructuredRequest):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     logprobs: bool | None = None

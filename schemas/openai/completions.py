@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator
 
-from schemas.openai.common import GenerationRequest, TopLogprobs, invalid, invalid_type, is_token_ids
+from schemas.openai.common import TopLogprobs, invalid, invalid_type, is_token_ids
+from schemas.openai.structured import StructuredRequest
 from schemas.openai.usage import UsageBody
 
 MAX_PROMPTS = 2048
@@ -29,7 +30,7 @@ def _prompts(value: Any) -> list[Prompt]:
     return value
 
 
-class CompletionRequest(GenerationRequest):
+class CompletionRequest(StructuredRequest):
     """`prompt` is always a list of prompts once validated."""
 
     prompt: Annotated[list[Prompt], BeforeValidator(_prompts)]

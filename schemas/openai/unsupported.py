@@ -10,12 +10,6 @@ from typing import Any
 _NOTHING: tuple[Any, ...] = ()
 
 SHARED: dict[str, tuple[Any, ...]] = {
-    "response_format": ({"type": "text"},),
-    "guided_json": _NOTHING,
-    "guided_regex": _NOTHING,
-    "guided_choice": _NOTHING,
-    "guided_grammar": _NOTHING,
-    "structured_outputs": _NOTHING,
     "use_beam_search": (False,),
     "length_penalty": (1, 1.0),
     "logits_processors": ([],),

@@ -51,11 +51,11 @@ FAMILIES = {
 }
 
 
-def reference(family: str = "llama") -> Any:
+def reference(family: str = "llama", **sizes: Any) -> Any:
     """A transformers model of one family with weights wide enough that greedy choices are clear."""
     config_class, model_class, extra = FAMILIES[family]
     torch.manual_seed(7)
-    model = model_class(config_class(**{**SIZES, **extra})).eval()
+    model = model_class(config_class(**{**SIZES, **extra, **sizes})).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name:
@@ -74,7 +74,7 @@ def decoder(model: Any, dtype: torch.dtype = torch.float32) -> Decoder:
 BLOCK_SIZE = 16 if DEVICE.type == "cuda" else 4
 
 
-def engine(model: Any, *, blocks: int = 128, block_size: int = BLOCK_SIZE, **scheduling: Any) -> Engine:
+def engine(model: Any, *, blocks: int = 128, block_size: int = BLOCK_SIZE, eos: int = 2, **scheduling: Any) -> Engine:
     blocks = blocks * 4 // block_size
     tile = sequences_per_tile(6, 2) if DEVICE.type == "cuda" else 0
     settings: dict[str, Any] = dict(
@@ -84,8 +84,9 @@ def engine(model: Any, *, blocks: int = 128, block_size: int = BLOCK_SIZE, **sch
     ours = decoder(model)
     shape = (ours.config.num_layers, 2, blocks, ours.config.num_kv_heads, block_size, ours.config.head_dim)
     graphs = DEVICE.type == "cuda"
-    runner = ModelRunner(ours, torch.zeros(shape, device=DEVICE), config.max_running, config.max_model_len, [2], graphs)
-    return Engine(Scheduler(config, BlockPool(blocks)), runner, [2], ours.config.vocab_size, asynchronous=False)
+    cache = torch.zeros(shape, device=DEVICE)
+    runner = ModelRunner(ours, cache, config.max_running, config.max_model_len, [eos], graphs)
+    return Engine(Scheduler(config, BlockPool(blocks)), runner, [eos], ours.config.vocab_size, asynchronous=False)
 
 
 def greedy(model: Any, prompt: list[int], count: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import mmap
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from workers.engine.config import EngineConfig
 from workers.engine.engine import Engine
 from workers.engine.runner import ModelRunner
 from workers.engine.scheduler import Scheduler, SchedulerConfig
+from workers.grammar import GrammarError, Grammars
 from workers.model.config import DecoderConfig
 from workers.model.decoder import Decoder
 from workers.model.families.registry import decoder_config
@@ -24,6 +26,8 @@ from workers.model.loaders.errors import ModelLoadError
 from workers.model.loaders.resolve import resolve
 from workers.model.loaders.weights import DummyWeights, open_weights
 from workers.protocol import Ready
+
+logger = logging.getLogger(__name__)
 
 _CPU_CACHE_BYTES = 2 << 30
 _WATERMARK = 0.01
@@ -67,9 +71,22 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
         sharing_tile=_sharing_tile(decoder_settings) if device.type == "cuda" else 0,
     )
     scheduler = Scheduler(scheduling, BlockPool(blocks))
-    engine = Engine(scheduler, runner, eos, decoder_settings.vocab_size, asynchronous=device.type == "cuda")
-    ready = Ready(limit, decoder_settings.vocab_size, blocks - 1, block_size, config.max_running, eos)
+    vocab, asynchronous = decoder_settings.vocab_size, device.type == "cuda"
+    engine = Engine(scheduler, runner, eos, vocab, asynchronous, _grammars(config, vocab, eos))
+    ready = Ready(limit, vocab, blocks - 1, block_size, config.max_running, eos)
     return BuiltEngine(engine, ready, path)
+
+
+def _grammars(config: EngineConfig, vocab: int, eos_token_ids: list[int]) -> Grammars | None:
+    """Loaded now, so that no request waits for it."""
+    if config.tokenizer is None:
+        return None
+    grammars = Grammars(config.tokenizer, vocab, eos_token_ids)
+    try:
+        grammars.load()
+    except GrammarError as error:
+        logger.warning("structured outputs will be refused: %s", error)
+    return grammars
 
 
 def _decoder_config(raw: dict[str, object], path: Path) -> DecoderConfig:

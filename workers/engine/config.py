@@ -11,7 +11,8 @@ LoadFormat = Literal["auto", "dummy"]
 
 class EngineConfig(Struct, frozen=True, kw_only=True):
     """Settings of one engine. `model` is what `workers.model.loaders.resolve` takes: a folder, a GGUF file, `demo`, or a
-    hub id. None or "auto" means: decide from the model and the machine."""
+    hub id. None or "auto" means: decide from the model and the machine. `tokenizer` is the JSON text of a
+    `tokenizers.Tokenizer`; without it the engine refuses requests with a grammar."""
 
     model: str
     load_format: LoadFormat = "auto"
@@ -29,3 +30,4 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     threads: int | None = None
     seed: int = 0
     trust_remote_code: bool = False
+    tokenizer: str | None = None

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from itertools import count
 
 from schemas.messages import FinishReason
+from workers.engine.masks import TokenMasks
 from workers.engine.request import Request, RequestState
 from workers.engine.runner import ModelRunner, StepHandle
 from workers.engine.sampler import Sampled
 from workers.engine.scheduler import Scheduler
+from workers.grammar import GrammarError, Grammars, Matcher
 from workers.protocol import AddRequest, EngineStats, TokenLogprobs, TokenOutput
 
 
@@ -24,15 +26,26 @@ class _Launched:
 
 
 class Engine:
-    """Plans step N+1 while step N runs on the device (`asynchronous`), and reads sampled ids one step late."""
+    """Plans step N+1 while step N runs on the device (`asynchronous`), and reads sampled ids one step late.
+
+    Requests with a grammar go along: step N+1 is planned and its logits are under way when step N's ids are read, which
+    say what the grammars allow in step N+1.
+    """
 
     def __init__(
-        self, scheduler: Scheduler, runner: ModelRunner, eos_token_ids: list[int], vocab_size: int, asynchronous: bool
+        self,
+        scheduler: Scheduler,
+        runner: ModelRunner,
+        eos_token_ids: list[int],
+        vocab_size: int,
+        asynchronous: bool,
+        grammars: Grammars | None = None,
     ) -> None:
         self.scheduler, self.runner = scheduler, runner
         self.eos_token_ids = frozenset(eos_token_ids)
         self.vocab_size = vocab_size
         self.asynchronous = asynchronous
+        self.grammars = grammars
         self._launched: _Launched | None = None
         self._arrivals = count()
 
@@ -52,6 +65,7 @@ class Engine:
             arrival=next(self._arrivals),
             priority=added.priority,
             output=list(added.output_token_ids),
+            matcher=self._matcher(added),
         )
         self.scheduler.add(request)
 
@@ -66,12 +80,15 @@ class Engine:
         """Schedule, run, postprocess."""
         scheduled = self.scheduler.schedule()
         launched = None
+        outputs: list[TokenOutput] = []
         if scheduled is not None:
             plan, requests = scheduled
-            launched = _Launched(self.runner.launch(plan), requests)
-        if self.asynchronous:
-            launched, self._launched = self._launched, launched
-        return [] if launched is None else self._postprocess(launched)
+            launched = _Launched(self.runner.launch(plan, lambda: self._masks(requests, outputs)), requests)
+        if not self.asynchronous:
+            return outputs + self._postprocess(launched)
+        outputs += self._postprocess(self._launched)
+        self._launched = launched
+        return outputs
 
     def stats(self) -> EngineStats:
         pool, scheduler = self.scheduler.pool, self.scheduler
@@ -105,15 +122,57 @@ class Engine:
         if -(-longest // size) > blocks:
             raise InvalidRequest(f"{longest} tokens need more than the {blocks} cache blocks of {size} tokens")
 
-    def _postprocess(self, launched: _Launched) -> list[TokenOutput]:
-        sampled = launched.handle.wait()
-        if sampled is None:
+    def _matcher(self, added: AddRequest) -> Matcher | None:
+        """Of the request's grammar, after the tokens made before."""
+        grammar = added.sampling.grammar
+        if grammar is None:
+            return None
+        if self.grammars is None:
+            raise InvalidRequest("this engine has no tokenizer to follow a grammar with")
+        try:
+            matcher = self.grammars.matcher(grammar)
+            matcher.take(added.output_token_ids)
+        except GrammarError as error:
+            raise InvalidRequest(f"{grammar.param}: {error}") from error
+        return matcher
+
+    def _masks(self, requests: list[Request], outputs: list[TokenOutput]) -> TokenMasks | None:
+        """What the grammars allow in the step under way: reads the step before, whose outputs go to `outputs`."""
+        previous, self._launched = self._launched, None
+        outputs += self._postprocess(previous)
+        rows = [
+            (row, request, request.matcher)
+            for row, request in enumerate(requests)
+            if request.matcher is not None and request.state is not RequestState.FINISHED
+        ]
+        masks = TokenMasks.unset([row for row, *_ in rows], self.vocab_size)
+        for (_, request, matcher), bits in zip(rows, masks.bits, strict=True):
+            try:
+                matcher.fill(bits)
+            except GrammarError as error:
+                bits.fill(-1)
+                outputs.append(self._fail(request, error))
+        return masks if rows else None
+
+    def _fail(self, request: Request, error: GrammarError) -> TokenOutput:
+        self.scheduler.finish(request)
+        return TokenOutput(request.id, [], error=f"the grammar cannot be followed: {error}")
+
+    def _postprocess(self, launched: _Launched | None) -> list[TokenOutput]:
+        sampled = None if launched is None else launched.handle.wait()
+        if launched is None or sampled is None:
             return []
         outputs = []
         for row, (request, token) in enumerate(zip(launched.requests, sampled.ids.tolist(), strict=True)):
             if request.state is RequestState.FINISHED:
                 continue
             self.scheduler.update(request, token)
+            try:
+                if request.matcher is not None:
+                    request.matcher.take([token])
+            except GrammarError as error:
+                outputs.append(self._fail(request, error))
+                continue
             reason, stopped_by = self._finish_reason(request, token)
             outputs.append(
                 TokenOutput(
@@ -135,6 +194,8 @@ class Engine:
             ended = not params.ignore_eos and token in self.eos_token_ids
             if ended or token in params.stop_token_ids:
                 return "stop", token
+        if request.matcher is not None and request.matcher.is_complete:
+            return "stop", token if token in self.eos_token_ids else None
         if len(request.output) >= request.max_tokens:
             return "length", None
         return None, None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from schemas.messages import SamplingParams
+from workers.grammar import Matcher
 
 
 class RequestState(Enum):
@@ -20,7 +21,7 @@ class Request:
 
     Progress is one number: `num_computed` counts the tokens whose keys and values are in the cache (or are being written by
     a step under way) and catches up with `num_tokens`. `num_pending` counts tokens sampled by steps that the host has
-    not read yet: they exist on the device only. `prior_outputs` of `output` were made before this engine got the request.
+    not read yet: they exist on the device only. `matcher` has taken all of `output`, whatever becomes of slot and blocks.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Request:
     arrival: int
     priority: int = 0
     output: list[int] = field(default_factory=list)
+    matcher: Matcher | None = None
     state: RequestState = RequestState.WAITING
     slot: int = -1
     num_computed: int = 0

@@ -11,6 +11,7 @@ from torch import Tensor
 from kernels.decode_attention import DecodeContext
 from kernels.prefill_attention import PrefillContext, Span, plan_tiles
 from workers.engine.graphs import DecodeGraphs
+from workers.engine.masks import MaskSource, no_masks
 from workers.engine.plan import PrefillRow, StepPlan
 from workers.engine.sampler import Sampled, Sampler
 from workers.engine.slots import Slots
@@ -34,7 +35,8 @@ class StepHandle:
 
 
 class ModelRunner:
-    """Owns the model, the cache and the slots. `launch` enqueues one plan and returns without waiting for the device."""
+    """Owns the model, the cache and the slots. `launch` enqueues one plan and returns without waiting for the device, but
+    for what `masks` waits for."""
 
     def __init__(
         self,
@@ -58,7 +60,7 @@ class ModelRunner:
             self.graphs.capture_all()
 
     @torch.inference_mode()
-    def launch(self, plan: StepPlan) -> StepHandle:
+    def launch(self, plan: StepPlan, masks: MaskSource = no_masks) -> StepHandle:
         if plan.admissions:
             self.sampler.admit(plan.admissions)
         self.slots.update(plan.block_updates)
@@ -71,7 +73,7 @@ class ModelRunner:
             slots = self._tensor(sampling)
         if not sampling:
             return StepHandle(None, None)
-        sampled = self.sampler.sample(logits, slots, sampling, self.slots.lengths[slots])
+        sampled = self.sampler.sample(logits, slots, sampling, self.slots.lengths[slots], masks)
         self.slots.last_tokens[slots] = sampled.ids
         return self._copy_out(sampled)
 

@@ -11,10 +11,11 @@ from torch import Tensor
 from kernels.argmax import argmax
 from kernels.sampling import SamplingRows, apply_penalties, sample
 from schemas.messages import MAX_LOGPROBS, SamplingParams
+from workers.engine.masks import MaskSource, TokenMasks, no_masks
 from workers.engine.plan import Admission
 from workers.engine.upload import upload
 
-RANDOM, TRUNCATES_K, TRUNCATES_P, PENALISED, EDITED, LOGPROBS = 1, 2, 4, 8, 16, 32
+RANDOM, TRUNCATES_K, TRUNCATES_P, PENALISED, EDITED, LOGPROBS, GRAMMAR = 1, 2, 4, 8, 16, 32, 64
 _FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
 
 
@@ -51,6 +52,8 @@ def flags_of(params: SamplingParams) -> int:
         flags |= EDITED
     if params.logprobs is not None:
         flags |= LOGPROBS
+    if params.grammar is not None:
+        flags |= GRAMMAR
     return flags
 
 
@@ -82,7 +85,9 @@ class Sampler:
             if flags & PENALISED:
                 self._count(admission)
 
-    def sample(self, logits: Tensor, slots: Tensor, host_slots: list[int], lengths: Tensor) -> Sampled:
+    def sample(
+        self, logits: Tensor, slots: Tensor, host_slots: list[int], lengths: Tensor, masks: MaskSource = no_masks
+    ) -> Sampled:
         """logits: [rows, vocab]; slots, lengths: [rows], lengths being tokens before the sampled one."""
         flags = int(np.bitwise_or.reduce(self.flags[host_slots]))
         if flags == 0:
@@ -92,6 +97,8 @@ class Sampler:
             logits = self._edit(logits.float().clone(), host_slots, lengths - self.integers[slots, 2])
         if flags & PENALISED:
             logits = self._penalise(logits.float(), slots)
+        if flags & GRAMMAR and (allowed := masks()) is not None:
+            logits = self._constrain(logits, raw, allowed)
         if flags & RANDOM:
             top_k, top_p = bool(flags & TRUNCATES_K), bool(flags & TRUNCATES_P)
             ids = sample(logits, SamplingRows(slots, self.floats, self.integers, lengths, top_k, top_p))
@@ -126,6 +133,17 @@ class Sampler:
             early = made[row] < edits.min_tokens
             logits[row, edits.end_ids] = logits[row, edits.end_ids].masked_fill(early, -torch.inf)
         return logits
+
+    def _constrain(self, logits: Tensor, raw: Tensor, masks: TokenMasks) -> Tensor:
+        """Rule out what the grammars do not allow. Where the request itself forbids all that its grammar allows (the end,
+        before min_tokens), the grammar counts."""
+        rows = upload(np.asarray(masks.rows), self.device)
+        allowed = masks.allowed(self.vocab, self.device)
+        kept = logits[rows].masked_fill(~allowed, -torch.inf)
+        if raw is not logits:
+            stuck = kept.amax(-1, keepdim=True) == -torch.inf
+            kept = torch.where(stuck & allowed, raw[rows].to(kept.dtype), kept)
+        return logits.index_copy(0, rows, kept)
 
     def _penalise(self, logits: Tensor, slots: Tensor) -> Tensor:
         assert self._counts is not None
