@@ -216,6 +216,17 @@ class ResumeQuery(Struct, frozen=True, kw_only=True):
     epoch: int
 
 
+class TextAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Answers a Control `tokenize`: the prompt's token ids and the text of each, and the text of them all together; or
+    an error. `question` is the asked job's id."""
+
+    question: str
+    token_ids: list[int] = []
+    tokens: list[str] = []
+    text: str = ""
+    error: ErrorInfo | None = None
+
+
 class Frame(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one engine step produced for one reader. Deltas come before the Results that end their jobs."""
 
@@ -223,6 +234,7 @@ class Frame(Struct, frozen=True, kw_only=True, omit_defaults=True):
     deltas: list[Delta] = []
     results: list[Result] = []
     queries: list[ResumeQuery] = []
+    answers: list[TextAnswer] = []
 
 
 class Control(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -231,13 +243,18 @@ class Control(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     A `resume` answers a ResumeQuery, or comes by itself where a reader misses something: the worker that has the job
     sends all that follows, to `reply_to` if given, and the Result once more if the job has ended.
+
+    `tokenize` asks `worker`, and no other, what the prompt of the job `question` is as token ids and as text. The job is
+    not run, and has no Result; its `reply_to` gets a TextAnswer.
     """
 
-    kind: Literal["cancel", "resume", "announce"]
+    kind: Literal["cancel", "resume", "announce", "tokenize"]
     job: str = ""
     epoch: int = 0
     shown: list[list[int]] = []
     reply_to: str | None = None
+    worker: str = ""
+    question: Job | None = None
 
 
 class Status(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jinja2
@@ -11,10 +11,15 @@ import jinja2
 from schemas.messages import ErrorInfo, Grammar, Job, SamplingParams
 from workers.front.detokenize import Vocabulary
 from workers.front.grammar_check import GrammarCheck
+from workers.front.tools.messages import decoded_calls
+from workers.front.tools.model_syntax import ModelSyntax, wants_tools
+from workers.front.tools.output import OutputSyntax
 from workers.grammar import GrammarError, tokenizer_json
 
 LONG_PROMPT = 4_000
 """Characters from which a prompt is tokenized in a thread: about a millisecond, a tenth of an engine step."""
+TAIL_TOKENS = 16
+"""Of a prompt, decoded to see whether the template has begun the reasoning."""
 TEMPLATE_KWARGS_TAKEN = frozenset(
     {
         "conversation",
@@ -60,13 +65,16 @@ class Prompt:
 
     token_ids: list[int]
     max_tokens: int
+    output: OutputSyntax | None = None
+    """How the answer is read; None: it is all text."""
 
 
 class TextProcessor:
     """Chat template and tokenizer of one model. `tokenizer` is a transformers `PreTrainedTokenizerBase`."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, syntax: ModelSyntax | None = None) -> None:
         self._tokenizer = tokenizer
+        self._syntax = syntax or ModelSyntax.of(tokenizer)
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
         if self._backend is not None:
             # tokenizer.json may ask for truncation, which would shorten prompts silently.
@@ -87,14 +95,25 @@ class TextProcessor:
     async def prepare(self, job: Job, limits: Limits) -> Prompt:
         """Tokenize and check. Raises InvalidJobError with the error that the job's publisher is told."""
         _check_token_ids(job.sampling, limits)
+        _check_tools(job, self._syntax)
         if job.sampling.grammar is not None:
             await self._check_grammar(job.sampling.grammar, limits)
+        return self._with_output(job, _fit(job, await self.tokenize(job, limits), limits))
+
+    def _with_output(self, job: Job, prompt: Prompt) -> Prompt:
+        if job.messages is None or not self._syntax.concerns(job):
+            return prompt
+        tail = str(self._tokenizer.decode(prompt.token_ids[-TAIL_TOKENS:], skip_special_tokens=False))
+        return replace(prompt, output=self._syntax.output(job, tail))
+
+    async def tokenize(self, job: Job, limits: Limits) -> list[int]:
+        """The prompt's token ids, however many. Raises InvalidJobError."""
         if job.prompt_token_ids is not None:
             _check_ids(job.prompt_token_ids, limits.vocab_size, "prompt")
-            return _fit(job, list(job.prompt_token_ids), limits)
+            return list(job.prompt_token_ids)
         if _size(job) < LONG_PROMPT:
-            return _fit(job, self._tokenize(job), limits)
-        return _fit(job, await asyncio.to_thread(self._tokenize, job), limits)
+            return self._tokenize(job)
+        return await asyncio.to_thread(self._tokenize, job)
 
     async def _check_grammar(self, grammar: Grammar, limits: Limits) -> None:
         try:
@@ -107,14 +126,15 @@ class TextProcessor:
         if job.messages is None:
             return self._encode(job.prompt or "", special=True)
         # A template writes its own special tokens.
-        return self._encode(self._render(job.messages, job.template_kwargs), special=False)
+        return self._encode(self._render(job.messages, job), special=False)
 
     def _encode(self, text: str, *, special: bool) -> list[int]:
         if self._backend is not None:
             return list(self._backend.encode(text, add_special_tokens=special).ids)
         return list(self._tokenizer.encode(text, add_special_tokens=special))
 
-    def _render(self, messages: list[dict[str, Any]], kwargs: dict[str, Any]) -> str:
+    def _render(self, messages: list[dict[str, Any]], job: Job) -> str:
+        kwargs = job.template_kwargs
         if not self.has_chat_template:
             message = "This model has no chat template; use /v1/completions, or give the prompt as text or token ids."
             raise invalid(message, param="messages", code="no_chat_template")
@@ -122,6 +142,8 @@ class TextProcessor:
             raise invalid(f"chat template argument {taken[0]!r} cannot be set by a request", param="template_kwargs")
         arguments = {"add_generation_prompt": True, **kwargs, "tokenize": False}
         flat = [_flatten(message, index) for index, message in enumerate(messages)]
+        if wants_tools(job):
+            flat, arguments["tools"] = self._syntax.conversation(flat, job.tools)
         try:
             return str(self._tokenizer.apply_chat_template(flat, **arguments))
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
@@ -132,11 +154,15 @@ def _size(job: Job) -> int:
     """Characters of the prompt, roughly."""
     if job.messages is None:
         return len(job.prompt or "")
-    return sum(len(str(message.get("content") or "")) for message in job.messages)
+    return sum(len(str(message.get("content") or "")) for message in job.messages) + 200 * len(job.tools)
 
 
 def _flatten(message: dict[str, Any], index: int) -> dict[str, Any]:
-    """A message whose content parts are one text: the templates of text models take a string."""
+    """A message whose content parts are one text, and whose calls' arguments are objects: so templates take them."""
+    try:
+        message = decoded_calls(message)
+    except ValueError as error:
+        raise invalid(f"messages[{index}].{error}", param=f"messages[{index}].tool_calls") from error
     content = message.get("content")
     if not isinstance(content, list):
         return message
@@ -147,6 +173,13 @@ def _flatten(message: dict[str, Any], index: int) -> dict[str, Any]:
             raise invalid("this model takes text content only", param=f"messages[{index}].content")
         texts.append(text)
     return {**message, "content": "\n".join(texts)}
+
+
+def _check_tools(job: Job, syntax: ModelSyntax) -> None:
+    if (reason := syntax.refusal(job)) is not None:
+        raise invalid(
+            reason, param="tool_choice" if job.tool_choice == "required" else "tools", code="tools_unsupported"
+        )
 
 
 def _check_token_ids(sampling: SamplingParams, limits: Limits) -> None:
