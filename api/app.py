@@ -15,13 +15,14 @@ from api.keyed import KeyedRequests
 from api.metrics import Metrics
 from api.models import ModelRegistry
 from api.queue_client import QueueClient
-from api.routes import batches, chat, completions, files, health, metrics, models, tokenize, usage, version
+from api.response_api.runs import ResponseRuns
+from api.routes import batches, chat, completions, files, health, metrics, models, responses, tokenize, usage, version
 from api.services import Services
 from api.settings import ApiSettings
 from api.store import Store
 from broker.base import Broker
 
-ROUTERS = (chat, completions, models, files, batches, tokenize, usage)
+ROUTERS = (chat, completions, responses, models, files, batches, tokenize, usage)
 PUBLIC_ROUTERS = (health, metrics, version)
 
 
@@ -40,7 +41,9 @@ def create_app(*, broker: Broker, store: Store, settings: ApiSettings | None = N
     keyed = KeyedRequests(client, store, chosen.request_timeout)
     key_ring = KeyRing(store, required=chosen.keys_required)
     counted = Metrics(client, registry, admission)
-    shared = Services(broker, store, chosen, client, registry, admission, keyed, counted, key_ring)
+    shared = Services(
+        broker, store, chosen, client, registry, admission, keyed, counted, key_ring, ResponseRuns(client, store)
+    )
     app = FastAPI(
         title="Headrace",
         lifespan=_lifespan(shared),
@@ -66,6 +69,7 @@ def _lifespan(shared: Services) -> Callable[[FastAPI], AbstractAsyncContextManag
                 stack.push_async_callback(service.close)
                 await service.start()
             stack.push_async_callback(shared.keyed.close)
+            stack.push_async_callback(shared.runs.close)
             yield
 
     return lifespan

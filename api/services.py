@@ -12,6 +12,7 @@ from api.keyed import KeyedRequests
 from api.metrics import Metrics
 from api.models import ModelRegistry
 from api.queue_client import QueueClient
+from api.response_api.runs import ResponseRuns
 from api.settings import ApiSettings
 from api.store import Store
 from broker.base import Broker
@@ -28,6 +29,7 @@ class Services:
     keyed: KeyedRequests
     metrics: Metrics
     key_ring: KeyRing
+    runs: ResponseRuns
 
 
 def services(request: Request) -> Services:

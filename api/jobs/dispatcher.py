@@ -78,6 +78,7 @@ class Dispatcher:
             self._purged = time.monotonic()
             await self._store.files.purge()
             await self._store.keys.purge()
+            await self._store.responses.purge()
 
     def _start(self, batch: BatchRecord) -> None:
         if batch.id in self._runs:

@@ -38,7 +38,17 @@ from api.store.errors import (
     StoreRejected,
     StoreUnavailable,
 )
-from api.store.records import ApiKey, BatchError, BatchRecord, DayUsage, FileRecord, KeyRecord, Page, ResponseRecord, UsageTotal
+from api.store.records import (
+    ApiKey,
+    BatchError,
+    BatchRecord,
+    DayUsage,
+    FileRecord,
+    KeyRecord,
+    Page,
+    ResponseRecord,
+    UsageTotal,
+)
 from api.store.store import Store
 
 __all__ = [

@@ -11,6 +11,7 @@ from api.store.database import Database
 from api.store.files import Files
 from api.store.idempotency import IdempotencyKeys
 from api.store.items import Items
+from api.store.responses import Responses
 from api.store.results import Results
 
 
@@ -30,6 +31,7 @@ class Store:
         self.results = Results(self._database, clock)
         self.keys = IdempotencyKeys(self._database, clock)
         self.api_keys = ApiKeys(self._database, clock)
+        self.responses = Responses(self._database, clock)
 
     async def open(self) -> None:
         """Connect. Raises StoreUnavailable."""

@@ -3,7 +3,7 @@
     files 1─* file_chunks          batches 1─* batch_items 1─0..1 results 1─1 usage
 
 A job published directly has rows in `results` and `usage` only. `results` is the ledger: its primary key makes an
-outcome and its usage count once, however often the message comes.
+outcome and its usage count once, however often the message comes. A row of `responses` names its job's.
 """
 
 from __future__ import annotations
@@ -164,4 +164,21 @@ api_keys = Table(
     Column("hint", String, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("revoked_at", BigInteger),
+)
+
+responses = Table(
+    "responses",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("owner", String, nullable=False),
+    # Its outcome and output are in `results`, under this id.
+    Column("job_id", String, nullable=False),
+    Column("previous_id", String),
+    Column("request", Text, nullable=False),
+    Column("input", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("deadline", Double, nullable=False),
+    Column("cancelled_at", Double),
+    # 0 where it is deleted: nobody sees it, and it is dropped once its job has ended.
+    Column("expires_at", Double, nullable=False, index=True),
 )

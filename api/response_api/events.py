@@ -1,0 +1,104 @@
+"""The events of one response as bytes, numbered from 0.
+
+    0 created, 1 in_progress, 2 output_item.added, 3 content_part.added, 4 ... output_text.delta, one a piece of text,
+    then output_text.done, content_part.done, output_item.done, and completed, incomplete or failed
+
+The numbers follow from the text alone, so a stream goes on behind any of them, wherever it was read before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from api.errors import ApiError
+from api.response_api.body import message_item, output_id, output_item, response_body, status_of, text_part
+from api.response_api.pieces import Pieces
+from api.store import ResponseRecord
+from schemas.messages import Choice, Delta, Result
+
+TERMINAL = {"completed": "response.completed", "incomplete": "response.incomplete", "cancelled": "response.incomplete"}
+_LINE_ENDS = [(end.encode(), b"\\u%04x" % ord(end)) for end in "\u0085\u2028\u2029"]
+_encode = msgspec.json.Encoder().encode
+
+
+class EventWriter:
+    """Writes the events behind number `after` (-1: all); those before it are counted only."""
+
+    def __init__(self, record: ResponseRecord, after: int = -1) -> None:
+        self._record = record
+        self._after = after
+        self._number = 0
+        self._is_open = False
+        self._pieces = Pieces()
+        self._place = {"item_id": output_id(record), "output_index": 0, "content_index": 0}
+
+    def opening(self) -> bytes:
+        """created and in_progress."""
+        body = response_body(replace(self._record, cancelled_at=None), None)
+        status = "queued" if self._record.request["background"] else "in_progress"
+        return self._event("response.created", response=body | {"status": status}) + self._event(
+            "response.in_progress", response=body
+        )
+
+    def delta(self, delta: Delta) -> bytes:
+        """The deltas that new text completes."""
+        return self._open() + self._deltas(self._pieces.feed(delta.text)) if delta.text else b""
+
+    def end(self, result: Result) -> bytes:
+        """The end of the output, where there is one, and the terminal event, which always comes."""
+        status = status_of(self._record, result)
+        is_whole = status in ("completed", "incomplete")
+        done = b"".join(self._done(choice) for choice in result.choices) if is_whole else b""
+        self._number = max(self._number, self._after + 1) if not is_whole else self._number
+        kind = TERMINAL.get(status, "response.failed")
+        return done + self._event(kind, response=response_body(self._record, result))
+
+    def broken(self, error: ApiError) -> bytes:
+        """The stream ends here, whatever the response comes to: the same may be read on later."""
+        self._number = max(self._number, self._after + 1)
+        return self._event("error", code=error.code, message=error.message, param=error.param)
+
+    def _open(self) -> bytes:
+        if self._is_open:
+            return b""
+        self._is_open = True
+        item = message_item(self._record, "in_progress", [])
+        added = self._event("response.output_item.added", output_index=0, item=item)
+        return added + self._event("response.content_part.added", **self._place, part=text_part(""))
+
+    def _deltas(self, pieces: list[str]) -> bytes:
+        return b"".join(
+            self._event("response.output_text.delta", **self._place, delta=piece, logprobs=[]) for piece in pieces
+        )
+
+    def _done(self, choice: Choice) -> bytes:
+        part = text_part(choice.text)
+        return b"".join(
+            (
+                self._open(),
+                self._deltas(self._pieces.end()),
+                self._event("response.output_text.done", **self._place, text=choice.text, logprobs=[]),
+                self._event("response.content_part.done", **self._place, part=part),
+                self._event("response.output_item.done", output_index=0, item=output_item(self._record, choice)),
+            )
+        )
+
+    def _event(self, kind: str, **fields: Any) -> bytes:
+        """One event, or nothing where the reader has it."""
+        number = self._number
+        self._number += 1
+        if number <= self._after:
+            return b""
+        event = {"type": kind, "sequence_number": number, **fields}
+        return b"event: %s\ndata: %s\n\n" % (kind.encode(), _one_line(_encode(event)))
+
+
+def _one_line(encoded: bytes) -> bytes:
+    """JSON in which no reader finds a line end, not even one that splits lines as Unicode does."""
+    if not encoded.isascii():
+        for raw, escaped in _LINE_ENDS:
+            encoded = encoded.replace(raw, escaped)
+    return encoded

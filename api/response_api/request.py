@@ -1,0 +1,106 @@
+"""From the body of a response to what is stored of it, and to its Job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from api.errors import ApiError, from_validation, unsupported_parameter
+from api.store import ResponseRecord
+from schemas.messages import Job, Result, SamplingParams
+from schemas.openai.responses import ResponseRequest, unsupported_param
+
+RESPONSES = "/v1/responses"
+PREFIX = "resp_"
+OUTPUT_PREFIX = "msg_"
+
+_SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "stop",
+    "ignore_eos",
+)
+_SHOWN = ("model", "instructions", "max_output_tokens", "prompt_cache_key", "safety_identifier", "user")
+
+
+def parse_response(body: Any) -> ResponseRequest:
+    """Validate a decoded JSON body. Raises ApiError 400 that names the parameter."""
+    if not isinstance(body, dict):
+        raise ApiError(400, "The body should be a JSON object.", code="invalid_type")
+    if (name := unsupported_param(body)) is not None:
+        raise unsupported_parameter(name)
+    try:
+        return ResponseRequest.model_validate(body)
+    except ValidationError as error:
+        raise from_validation(error) from None
+
+
+def new_record(
+    request: ResponseRequest, response_id: str, owner: str, *, created: float, deadline: float
+) -> ResponseRecord:
+    """What is stored of a new response."""
+    job_id = response_id.removeprefix(PREFIX)
+    return ResponseRecord(
+        id=response_id,
+        owner=owner,
+        job_id=job_id,
+        previous_id=request.previous_response_id,
+        request=_shown(request),
+        input=[item.item(f"{OUTPUT_PREFIX}{job_id}_{index}") for index, item in enumerate(request.input)],
+        created_at=created,
+        deadline=deadline,
+    )
+
+
+def _shown(request: ResponseRequest) -> dict[str, Any]:
+    shown = {name: getattr(request, name) for name in _SHOWN}
+    return shown | {
+        "temperature": 1.0 if request.temperature is None else request.temperature,
+        "top_p": 1.0 if request.top_p is None else request.top_p,
+        "metadata": request.metadata or {},
+        "background": bool(request.background),
+        "store": request.store is not False,
+    }
+
+
+def job_of(
+    request: ResponseRequest, record: ResponseRecord, history: Sequence[tuple[ResponseRecord, Result | None]]
+) -> Job:
+    """The Job of a response that comes after `history`. Without a seed it follows from the job's id: the same response
+    published again is the same job."""
+    given = {name: value for name in _SAMPLING if (value := getattr(request, name)) is not None}
+    return Job(
+        id=record.job_id,
+        model=request.model,
+        messages=_messages(request.instructions, record, history),
+        sampling=SamplingParams(seed=request.seed, max_tokens=request.max_output_tokens, **given),
+        stream=bool(request.stream or request.background),
+        store_output=bool(record.request["store"]),
+        owner=record.owner,
+        created=record.created_at,
+        deadline=record.deadline,
+    )
+
+
+def _messages(
+    instructions: str | None, record: ResponseRecord, history: Sequence[tuple[ResponseRecord, Result | None]]
+) -> list[dict[str, Any]]:
+    """The conversation as chat templates read it. Instructions hold for one response: earlier ones are not repeated."""
+    messages = [] if instructions is None else [{"role": "system", "content": instructions}]
+    for earlier, result in history:
+        messages += [_message(item) for item in earlier.input]
+        choices = [] if result is None else result.choices
+        messages += [{"role": "assistant", "content": choice.text} for choice in choices]
+    return messages + [_message(item) for item in record.input]
+
+
+def _message(item: dict[str, Any]) -> dict[str, Any]:
+    role = "system" if item["role"] == "developer" else item["role"]
+    return {"role": role, "content": "\n".join(part["text"] for part in item["content"])}

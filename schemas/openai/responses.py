@@ -1,0 +1,252 @@
+"""/v1/responses: request, response, input items."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from schemas.messages import MAX_ID_LENGTH
+from schemas.openai.common import Metadata, StopStrings, StrictModel, invalid_type
+from schemas.openai.unsupported import first_unsupported
+
+Role = Literal["system", "developer", "user", "assistant"]
+Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
+TEXT_PARTS = ("input_text", "output_text", "text")
+
+_NOTHING: tuple[Any, ...] = ()
+
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "max_tool_calls": _NOTHING,
+    "conversation": _NOTHING,
+    "prompt": _NOTHING,
+    "reasoning": ({}, {"effort": None, "summary": None}),
+    "include": ([],),
+    "top_logprobs": (0,),
+    "context_management": ([],),
+    "moderation": _NOTHING,
+    "background_options": _NOTHING,
+    "truncation": ("disabled",),
+    "n": (1,),
+}
+"""What would change the answer and is not served, with the values that ask for nothing."""
+
+
+class ContentPart(StrictModel):
+    """A piece of text, said to the model or by it."""
+
+    type: Literal["input_text", "output_text", "text"]
+    text: str
+
+
+def _parts(value: Any) -> Any:
+    if isinstance(value, str):
+        return [{"type": "input_text", "text": value}]
+    if isinstance(value, list):
+        return value
+    raise invalid_type("Input should be a string or a list of content parts")
+
+
+class InputMessage(StrictModel):
+    """`content` is a list of parts once validated."""
+
+    type: Literal["message"] = "message"
+    id: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)] | None = None
+    role: Role
+    content: Annotated[list[ContentPart], BeforeValidator(_parts)]
+    status: str | None = None
+    phase: str | None = None
+
+    def item(self, default_id: str) -> dict[str, Any]:
+        """The message as it is stored and listed."""
+        kind = "output_text" if self.role == "assistant" else "input_text"
+        extra: dict[str, Any] = {"annotations": []} if self.role == "assistant" else {}
+        content = [{"type": kind, "text": part.text} | extra for part in self.content]
+        return {
+            "id": self.id or default_id,
+            "type": "message",
+            "role": self.role,
+            "status": "completed",
+            "content": content,
+        }
+
+
+def _messages(value: Any) -> Any:
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    if isinstance(value, list):
+        return value
+    raise invalid_type("Input should be a string or a list of items")
+
+
+class TextFormat(StrictModel):
+    type: Literal["text"]
+
+
+class TextConfig(StrictModel):
+    format: TextFormat | None = None
+
+
+class StreamOptions(StrictModel):
+    include_obfuscation: bool | None = None
+
+
+class ResponseRequest(StrictModel):
+    """`input` is a list of messages once validated. Behind `user` are extensions, as the other endpoints have them."""
+
+    model: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
+    input: Annotated[list[InputMessage], BeforeValidator(_messages), Field(min_length=1)]
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_output_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    metadata: Metadata | None = None
+    store: bool | None = None
+    background: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    text: TextConfig | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    parallel_tool_calls: bool | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
+    user: str | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: StopStrings = None
+    ignore_eos: bool | None = None
+
+    @model_validator(mode="after")
+    def _background_is_stored(self) -> ResponseRequest:
+        if self.background and self.store is False:
+            message = "A background response is stored: store must not be false"
+            raise PydanticCustomError("invalid_value", message, {"param": "background"})
+        return self
+
+    def ignored_params(self) -> list[str]:
+        """Names of the fields given that mean nothing here, without those whose value asks for nothing."""
+        return [name for name in super().ignored_params() if name not in UNSUPPORTED]
+
+
+def unsupported_param(body: dict[str, Any]) -> str | None:
+    """The first parameter of a decoded body that asks for what is not served, by its path."""
+    if (name := first_unsupported(body, UNSUPPORTED)) is not None:
+        return name
+    text = body.get("text")
+    if isinstance(text, dict) and (found := _unsupported_text(text)) is not None:
+        return found
+    items = body.get("input")
+    for index, item in enumerate(items if isinstance(items, list) else []):
+        if isinstance(item, dict) and (found := _unsupported_item(item, f"input[{index}]")) is not None:
+            return found
+    return None
+
+
+def _unsupported_text(text: dict[str, Any]) -> str | None:
+    wanted = text.get("format")
+    if isinstance(wanted, dict) and isinstance(wanted.get("type"), str) and wanted["type"] != "text":
+        return "text.format.type"
+    return "text.verbosity" if text.get("verbosity") not in (None, "medium") else None
+
+
+def _unsupported_item(item: dict[str, Any], where: str) -> str | None:
+    """Items other than messages (tool calls and their outputs, references), and content other than text."""
+    if isinstance(item.get("type"), str) and item["type"] != "message":
+        return f"{where}.type"
+    content = item.get("content")
+    for index, part in enumerate(content if isinstance(content, list) else []):
+        if isinstance(part, dict) and isinstance(part.get("type"), str) and part["type"] not in TEXT_PARTS:
+            return f"{where}.content[{index}].type"
+    return None
+
+
+class ResponseErrorBody(BaseModel):
+    code: str
+    message: str
+    type: str
+    param: str | None
+
+
+class IncompleteDetails(BaseModel):
+    reason: Literal["max_output_tokens", "content_filter"]
+
+
+class InputTokensDetails(BaseModel):
+    cached_tokens: int
+    cache_write_tokens: int
+
+
+class OutputTokensDetails(BaseModel):
+    reasoning_tokens: int
+
+
+class ResponseUsage(BaseModel):
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails
+    total_tokens: int
+
+
+class MessagePart(BaseModel):
+    type: Literal["input_text", "output_text"]
+    text: str
+    annotations: list[Any] | None = None
+
+
+class MessageItem(BaseModel):
+    id: str
+    type: Literal["message"]
+    role: Role
+    status: Literal["in_progress", "completed", "incomplete"]
+    content: list[MessagePart]
+
+
+class ResponseObject(BaseModel):
+    id: str
+    object: Literal["response"]
+    created_at: int
+    completed_at: int | None
+    status: Status
+    background: bool
+    error: ResponseErrorBody | None
+    incomplete_details: IncompleteDetails | None
+    instructions: str | None
+    max_output_tokens: int | None
+    metadata: dict[str, str]
+    model: str
+    output: list[MessageItem]
+    parallel_tool_calls: bool
+    previous_response_id: str | None
+    store: bool
+    temperature: float
+    text: dict[str, Any]
+    tool_choice: str
+    tools: list[Any]
+    top_p: float
+    truncation: str
+    usage: ResponseUsage | None
+    user: str | None
+
+
+class ResponseDeleted(BaseModel):
+    id: str
+    object: Literal["response"] = "response"
+    deleted: bool
+
+
+class InputItemList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[MessageItem]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
