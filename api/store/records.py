@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from msgspec import Struct
 
@@ -153,6 +153,22 @@ class ApiKey:
     hint: str
     created_at: int
     revoked_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseRecord:
+    """What a response was asked for. `request` holds the parameters as its object shows them, `input` its items; times
+    are Unix seconds, `deadline` that of its job."""
+
+    id: str
+    owner: str
+    job_id: str
+    previous_id: str | None
+    request: dict[str, Any]
+    input: list[dict[str, Any]]
+    created_at: float
+    deadline: float
+    cancelled_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

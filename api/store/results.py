@@ -48,14 +48,11 @@ class Results:
 
     async def get(self, owner: str, job_id: str) -> Result:
         """The Result of one job. Raises NotFound: unknown, or not ended yet."""
-        tokens = (usage.c.prompt_tokens, usage.c.completion_tokens, usage.c.cached_tokens)
-        query = select(*results.c, *tokens).join(usage, usage.c.job_id == results.c.job_id)
         async with self._database.read() as transaction:
-            query = query.where(results.c.job_id == job_id, results.c.owner == owner)
-            row = (await transaction.execute(query)).mappings().one_or_none()
-        if row is None:
+            result = (await results_of(transaction, [job_id])).get(job_id)
+        if result is None or result.owner != owner:
             raise NotFound("result", job_id)
-        return result_from_row(row)
+        return result
 
     async def usage(
         self, owner: str | None = None, *, since: float = 0, until: float | None = None
@@ -95,6 +92,13 @@ class Results:
 
 
 _TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens")
+
+
+async def results_of(transaction: Transaction, jobs: Sequence[str]) -> dict[str, Result]:
+    """The Results of those of `jobs` that have ended, by job."""
+    query = select(*results.c, *[usage.c[name] for name in _TOKENS]).join(usage, usage.c.job_id == results.c.job_id)
+    rows = (await transaction.execute(query.where(results.c.job_id.in_(jobs)))).mappings()
+    return {row["job_id"]: result_from_row(row) for row in rows}
 
 
 def _take(new: set[str], job: str) -> bool:
