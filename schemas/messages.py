@@ -28,6 +28,8 @@ MAX_ID_LENGTH = 128
 MAX_CHOICES = 128
 MAX_LOGPROBS = 20
 MAX_GRAMMAR_LENGTH = 1_000_000
+MAX_BAD_WORDS = 128
+MAX_PRIORITY = 2**31 - 1
 MAX_TOOLS = 128
 
 Identifier = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH)]
@@ -49,7 +51,9 @@ class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `seed` makes the draw at each position a pure function of (seed, position); the publisher sets it when the caller
     did not, so that a redelivered job continues as it began. `logprobs` counts the alternatives reported beside the
     sampled token; None reports nothing. `max_tokens` None means up to the model's context. An output with a `grammar`
-    ends where nothing may follow, be it shorter than `min_tokens`.
+    ends where nothing may follow, be it shorter than `min_tokens`. Of `best_of` outputs the `n` with the highest mean log
+    probability are kept. `bad_token_ids` are sequences that an output never completes; a worker makes them of `bad_words`.
+    With `allowed_token_ids` no other token is sampled.
     """
 
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] = 1
@@ -71,6 +75,15 @@ class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     grammar: Grammar | None = None
+    best_of: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    bad_words: Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=MAX_BAD_WORDS)] = []
+    bad_token_ids: list[Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1)]] = []
+    allowed_token_ids: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1)] | None = None
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs that are made, of which `n` are kept."""
+        return self.best_of or self.n
 
 
 class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -84,6 +97,12 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `tools` are function tools in OpenAI's form, for jobs with `messages`: the chat template gets them, unless
     `tool_choice` is none. `tool_name` is the one function that has to be called, where `tool_choice` is required.
+
+    `add_special_tokens` None adds the tokenizer's own to a `prompt`, and none to `messages`, whose template has them.
+    `truncate_prompt_tokens` keeps that many tokens of the prompt's end, -1 as many as leave room for the output. With
+    `echo` each output begins with the prompt's text (of `messages`: with the last one's, if it is the assistant's), with
+    `return_token_ids` it brings the prompt's ids. Of one class, jobs with a lower `priority` run first. Prompts share
+    cached prefixes only with those of the same `cache_salt`.
     """
 
     id: Identifier
@@ -97,6 +116,12 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tool_choice: ToolChoice = "auto"
     tool_name: str | None = None
     parallel_tool_calls: bool = True
+    add_special_tokens: bool | None = None
+    truncate_prompt_tokens: Annotated[int, Meta(ge=-1)] | None = None
+    echo: bool = False
+    return_token_ids: bool = False
+    priority: Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
+    cache_salt: str = ""
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stream: bool = False
     reply_to: str | None = None
@@ -109,6 +134,10 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
         given = [self.messages is not None, self.prompt is not None, self.prompt_token_ids is not None]
         if sum(given) != 1:
             raise ValueError("give exactly one of messages, prompt, prompt_token_ids")
+        if self.sampling.num_outputs < self.sampling.n:
+            raise ValueError("best_of is less than n")
+        if self.stream and self.sampling.num_outputs > self.sampling.n:
+            raise ValueError("which outputs are best is known at the end only: best_of cannot be streamed")
 
 
 class TokenLogprob(Struct, frozen=True, array_like=True):
@@ -160,7 +189,8 @@ class Delta(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `offset` is how many tokens of this choice came before. `text` may lag behind the tokens: bytes of an unfinished
     character and the possible beginning of a stop string are held back. What a model says in its own syntax comes apart
-    from the text: `reasoning` before its answer, and `tool_calls`.
+    from the text: `reasoning` before its answer, and `tool_calls`. The first delta of a choice, with offset 0, says how
+    many tokens the prompt has, and which, where the job asks to `return_token_ids`.
     """
 
     job: str
@@ -173,10 +203,12 @@ class Delta(Struct, frozen=True, kw_only=True, omit_defaults=True):
     token_ids: list[int] = []
     logprobs: list[PositionLogprobs] | None = None
     finish_reason: FinishReason | None = None
+    prompt_tokens: int = 0
+    prompt_token_ids: list[int] | None = None
 
 
 class Choice(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One finished output of a job."""
+    """One finished output of a job; `prompt_token_ids` where the job asks to `return_token_ids`."""
 
     index: int
     text: str
@@ -185,6 +217,7 @@ class Choice(Struct, frozen=True, kw_only=True, omit_defaults=True):
     logprobs: list[PositionLogprobs] | None = None
     reasoning: str = ""
     tool_calls: list[ToolCall] = []
+    prompt_token_ids: list[int] | None = None
 
 
 class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -96,8 +96,11 @@ class LLM:
             await asyncio.sleep(0)
 
     def _request(self, prompt: Prompt, sampling: SamplingParams) -> AddRequest:
-        if sampling.stop or sampling.n != 1:
-            raise ValueError("stop strings and n > 1 are the server's affair; use stop_token_ids, or repeat the prompt")
+        if sampling.stop or sampling.bad_words or sampling.num_outputs != 1:
+            raise ValueError(
+                "stop strings, bad words and n > 1 are the server's affair; use stop_token_ids, bad_token_ids, or repeat "
+                "the prompt"
+            )
         ids = self.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else list(prompt)
         if sampling.grammar is not None and self.engine.grammars is None:
             text = tokenizer_json(self.tokenizer)

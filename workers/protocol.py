@@ -14,14 +14,16 @@ from schemas.messages import FinishReason, SamplingParams
 
 class AddRequest(Struct, frozen=True, tag="add", array_like=True):
     """Run a request. `output_token_ids` are tokens made before (resume): generation continues after them, they count
-    toward max_tokens and penalties, and are not reported again. Lower `priority` values run first (0 interactive,
-    1 batch). `sampling.max_tokens` is set and `sampling.n` is 1; stop strings are the front's affair."""
+    toward max_tokens and penalties, and are not reported again. Lower `priority` values run first. Prefixes are shared
+    only between requests of the same `cache_salt`. `sampling.max_tokens` is set and `sampling.n` is 1; stop strings and
+    bad words are the front's affair."""
 
     id: str
     prompt_token_ids: list[int]
     sampling: SamplingParams
     output_token_ids: list[int] = []
     priority: int = 0
+    cache_salt: str = ""
 
 
 class AbortRequests(Struct, frozen=True, tag="abort", array_like=True):

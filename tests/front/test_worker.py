@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from broker.base import BrokerUnavailable, Message
-from schemas.messages import Usage
+from schemas.messages import MAX_PRIORITY, Usage
 from schemas.topology import MAX_ATTEMPTS, RESULTS
 from tests.front.harness import EOS, REPLY, TOKENIZER, Bench, WorkerBroker, ids
 from workers.front import suspects
 from workers.front.job_run import stable_seed
+from workers.front.running import PRIORITY
 from workers.front.worker import EngineDiedError, prefetch
 
 
@@ -65,7 +66,7 @@ async def test_stored_output_goes_to_the_results_queue(bench: Bench) -> None:
     await bench.results.until(1)
     (result,) = bench.results.results
     assert (result.choices[0].text, result.job_class) == (REPLY, "batch")
-    assert engine.added[0].priority == 1
+    assert engine.added[0].priority == PRIORITY["batch"] > MAX_PRIORITY
 
 
 async def test_choices_are_requests_with_seeds_of_their_own(bench: Bench) -> None:

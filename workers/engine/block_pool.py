@@ -14,6 +14,11 @@ from hashlib import blake2b
 ROOT_HASH = b""
 
 
+def root_hash(salt: str) -> bytes:
+    """The name of what comes before the first block: prompts with different salts share none."""
+    return blake2b(salt.encode(), digest_size=16).digest() if salt else ROOT_HASH
+
+
 def block_hash(parent: bytes, tokens: list[int]) -> bytes:
     """The name of the full block that holds `tokens` after the prefix named `parent`."""
     return blake2b(array("i", tokens).tobytes(), key=parent, digest_size=16).digest()

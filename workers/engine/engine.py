@@ -64,6 +64,7 @@ class Engine:
             max_tokens=min(added.sampling.max_tokens or room, room),
             arrival=next(self._arrivals),
             priority=added.priority,
+            cache_salt=added.cache_salt,
             output=list(added.output_token_ids),
             matcher=self._matcher(added),
         )

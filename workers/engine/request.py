@@ -30,6 +30,7 @@ class Request:
     max_tokens: int
     arrival: int
     priority: int = 0
+    cache_salt: str = ""
     output: list[int] = field(default_factory=list)
     matcher: Matcher | None = None
     state: RequestState = RequestState.WAITING

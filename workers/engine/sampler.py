@@ -11,6 +11,7 @@ from torch import Tensor
 from kernels.argmax import argmax
 from kernels.sampling import SamplingRows, apply_penalties, sample
 from schemas.messages import MAX_LOGPROBS, SamplingParams
+from workers.engine.bad_sequences import BadSequences
 from workers.engine.masks import MaskSource, TokenMasks, no_masks
 from workers.engine.plan import Admission
 from workers.engine.upload import upload
@@ -31,12 +32,15 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class _Edits:
-    """Additions to single logits of one slot: the bias, and what ends the output while it is shorter than min_tokens."""
+    """What is done to single logits of one slot: the bias is added; what ends the output is ruled out while it is shorter
+    than min_tokens, and so are bad sequences' last tokens and all tokens that are not allowed."""
 
     bias_ids: Tensor
     bias: Tensor
     end_ids: Tensor
     min_tokens: int
+    allowed_ids: Tensor | None
+    bad: BadSequences | None
 
 
 def flags_of(params: SamplingParams) -> int:
@@ -48,7 +52,7 @@ def flags_of(params: SamplingParams) -> int:
         flags |= TRUNCATES_P if params.top_p < 1 else 0
     if params.repetition_penalty != 1 or params.frequency_penalty or params.presence_penalty:
         flags |= PENALISED
-    if params.logit_bias or params.min_tokens:
+    if params.logit_bias or params.min_tokens or params.bad_token_ids or params.allowed_token_ids is not None:
         flags |= EDITED
     if params.logprobs is not None:
         flags |= LOGPROBS
@@ -81,7 +85,7 @@ class Sampler:
             self.flags[admission.slot] = flags = flags_of(admission.sampling)
             self.edits.pop(admission.slot, None)
             if flags & EDITED:
-                self.edits[admission.slot] = self._make_edits(admission.sampling)
+                self.edits[admission.slot] = self._make_edits(admission)
             if flags & PENALISED:
                 self._count(admission)
 
@@ -107,6 +111,8 @@ class Sampler:
         if flags & PENALISED:
             assert self._counts is not None
             self._counts[slots, ids] += 1
+        if flags & EDITED:
+            self._note(ids, host_slots)
         return self._with_logprobs(raw.float(), ids) if flags & LOGPROBS else Sampled(ids)
 
     def _with_logprobs(self, logits: Tensor, ids: Tensor) -> Sampled:
@@ -115,13 +121,17 @@ class Sampler:
         top = logprobs.topk(min(MAX_LOGPROBS, self.vocab), dim=-1)
         return Sampled(ids, logprobs.gather(-1, ids[:, None])[:, 0], top.indices, top.values)
 
-    def _make_edits(self, params: SamplingParams) -> _Edits:
+    def _make_edits(self, admission: Admission) -> _Edits:
+        params = admission.sampling
         ends = set(params.stop_token_ids) | (set() if params.ignore_eos else set(self.eos_token_ids))
+        allowed = params.allowed_token_ids
         return _Edits(
             bias_ids=torch.tensor(list(params.logit_bias), dtype=torch.int64, device=self.device),
             bias=torch.tensor(list(params.logit_bias.values()), dtype=torch.float32, device=self.device),
             end_ids=torch.tensor(sorted(ends), dtype=torch.int64, device=self.device),
             min_tokens=params.min_tokens,
+            allowed_ids=None if allowed is None else torch.tensor(allowed, dtype=torch.int64, device=self.device),
+            bad=BadSequences(params.bad_token_ids, admission.output, self.device) if params.bad_token_ids else None,
         )
 
     def _edit(self, logits: Tensor, host_slots: list[int], made: Tensor) -> Tensor:
@@ -132,7 +142,20 @@ class Sampler:
             logits[row, edits.bias_ids] += edits.bias
             early = made[row] < edits.min_tokens
             logits[row, edits.end_ids] = logits[row, edits.end_ids].masked_fill(early, -torch.inf)
+            if edits.bad is not None:
+                edits.bad.rule_out(logits[row])
+            if edits.allowed_ids is not None:
+                kept = logits[row, edits.allowed_ids]
+                logits[row] = -torch.inf
+                logits[row, edits.allowed_ids] = kept
         return logits
+
+    def _note(self, ids: Tensor, host_slots: list[int]) -> None:
+        """Sampled tokens of the slots that have bad sequences."""
+        for row, slot in enumerate(host_slots):
+            edits = self.edits.get(slot)
+            if edits is not None and edits.bad is not None:
+                edits.bad.take(ids[row : row + 1])
 
     def _constrain(self, logits: Tensor, raw: Tensor, masks: TokenMasks) -> Tensor:
         """Rule out what the grammars do not allow. Where the request itself forbids all that its grammar allows (the end,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import insort
 from dataclasses import dataclass, field
 
-from workers.engine.block_pool import ROOT_HASH, BlockPool, block_hash
+from workers.engine.block_pool import BlockPool, block_hash, root_hash
 from workers.engine.plan import Admission, BlockUpdate, PrefillRow, StepPlan
 from workers.engine.request import Request, RequestState
 from workers.engine.sharing import order_by_prefix
@@ -228,7 +228,7 @@ class Scheduler:
         size = self.config.block_size
         hashes = request.block_hashes
         for index in range(len(hashes), count):
-            parent = hashes[-1] if hashes else ROOT_HASH
+            parent = hashes[-1] if hashes else root_hash(request.cache_salt)
             hashes.append(block_hash(parent, request.known_tokens(index * size, (index + 1) * size)))
 
     def check(self) -> None:

@@ -81,6 +81,7 @@ class ChoiceContext:
     sampling: SamplingParams
     prompt: Prompt
     stop_tokens: StopTokens
+    return_token_ids: bool = False
 
     def new_text(self) -> ChoiceText:
         return ChoiceText(self.vocabulary, self.sampling, self.prompt)
@@ -154,19 +155,26 @@ class ChoiceRun:
         self._rebuilt = len(self.tokens)
 
     def delta(self, job: str, epoch: int, offset: int, piece: Piece) -> Delta:
-        """The tokens from `offset` on, with what came of them."""
+        """The tokens from `offset` on, with what came of them; the first one also tells of the prompt."""
+        prompt = self._context.prompt
         return Delta(
             job=job,
             epoch=epoch,
             offset=offset,
             choice=self.index,
-            text=piece.text,
+            text=piece.text if offset else prompt.echo + piece.text,
             reasoning=piece.reasoning,
             tool_calls=list(piece.tool_calls),
             token_ids=self.tokens[offset:],
             logprobs=self.logprobs[offset - self._rebuilt :] if self.logprobs and offset >= self._rebuilt else None,
             finish_reason=self.finish_reason,
+            prompt_tokens=0 if offset else len(prompt.token_ids),
+            prompt_token_ids=None if offset else self._shown_prompt,
         )
+
+    @property
+    def _shown_prompt(self) -> list[int] | None:
+        return self._context.prompt.token_ids if self._context.return_token_ids else None
 
     def since(self, count: int) -> Piece:
         """What was shown after the first `count` tokens were."""
@@ -181,12 +189,13 @@ class ChoiceRun:
         whole = self.whole
         return Choice(
             index=self.index,
-            text=whole.text,
+            text=self._context.prompt.echo + whole.text,
             reasoning=whole.reasoning,
             tool_calls=list(whole.tool_calls),
             token_ids=self.tokens,
             finish_reason=self.finish_reason,
             logprobs=logprobs,
+            prompt_token_ids=self._shown_prompt,
         )
 
     def _advance(self, token_ids: Sequence[int], finish: FinishReason | None, stopped_by: int | None) -> Piece:

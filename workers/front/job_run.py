@@ -6,10 +6,11 @@ import asyncio
 import hashlib
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
-from schemas.messages import ErrorInfo, Job, Outcome, Result, SamplingParams, Usage
+from schemas.messages import Choice, ErrorInfo, Job, Outcome, Result, SamplingParams, Usage
 from workers.front.choice import ChoiceRun
 from workers.front.text import Prompt
 
@@ -66,19 +67,27 @@ class JobRun:
         """Prompt tokens and all output tokens that may come."""
         if self.prompt is None:
             return 0
-        return len(self.prompt.token_ids) + self.job.sampling.n * self.prompt.max_tokens
+        return len(self.prompt.token_ids) + self.job.sampling.num_outputs * self.prompt.max_tokens
 
     def request_id(self, choice: int) -> str:
         """Of the engine's request; differs between runs of one job: a late output never reaches the wrong one."""
         return f"{self.job.id}/{choice}/{self.serial}"
 
     def request_sampling(self, choice: int) -> SamplingParams:
-        """Parameters of one engine request. Text is not the engine's affair, so stop strings are left out."""
+        """Parameters of one engine request. Text is not the engine's affair, so stop strings and words are left out."""
         assert self.prompt is not None
         sampling = self.job.sampling
         seed = stable_seed(self.job.id) if sampling.seed is None else sampling.seed
         return msgspec.structs.replace(
-            sampling, n=1, seed=wrap_int64(seed + choice), stop=[], max_tokens=self.prompt.max_tokens
+            sampling,
+            n=1,
+            best_of=None,
+            seed=wrap_int64(seed + choice),
+            stop=[],
+            bad_words=[],
+            bad_token_ids=self.prompt.bad_token_ids,
+            max_tokens=self.prompt.max_tokens,
+            logprobs=(sampling.logprobs or 0) if sampling.num_outputs > sampling.n else sampling.logprobs,
         )
 
     def usage(self) -> Usage:
@@ -105,13 +114,29 @@ class JobRun:
             owner=job.owner,
             epoch=self.epoch,
             usage=self.usage(),
-            choices=[choice.finished() for choice in self.choices] if ending.outcome == "completed" else [],
+            choices=self._outputs() if ending.outcome == "completed" else [],
             error=ending.error,
             created=job.created,
             started=self.started,
             finished=time.time(),
             worker=worker,
         )
+
+    def _outputs(self) -> list[Choice]:
+        """All finished choices, or of more than were asked for the best."""
+        sampling = self.job.sampling
+        made = [choice.finished() for choice in self.choices]
+        if len(made) <= sampling.n:
+            return made
+        made.sort(key=mean_logprob, reverse=True)
+        changes: dict[str, Any] = {} if sampling.logprobs is not None else {"logprobs": None}
+        return [msgspec.structs.replace(best, index=index, **changes) for index, best in enumerate(made[: sampling.n])]
+
+
+def mean_logprob(choice: Choice) -> float:
+    """Of the choice's tokens."""
+    values = [position.sampled.logprob for position in choice.logprobs or []]
+    return sum(values) / len(values) if values else float("-inf")
 
 
 def stable_seed(job_id: str) -> int:

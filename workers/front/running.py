@@ -21,7 +21,8 @@ from workers.protocol import AddRequest, EngineStats, StepOutput, TokenOutput
 
 logger = logging.getLogger(__name__)
 
-PRIORITY = {"interactive": 0, "batch": 1}
+PRIORITY = {"interactive": 0, "batch": 2**32}
+"""Of the classes; a job's own is smaller, so it never leaves its class."""
 
 
 class RunningJobs:
@@ -63,8 +64,9 @@ class RunningJobs:
         run.prompt = prompt
         run.serial = next(self._serials)
         sampling = run.job.sampling
-        context = ChoiceContext(self._vocabulary, sampling, prompt, StopTokens(sampling, self._eos))
-        run.choices = [ChoiceRun(index, context) for index in range(sampling.n)]
+        stop_tokens = StopTokens(sampling, self._eos)
+        context = ChoiceContext(self._vocabulary, sampling, prompt, stop_tokens, run.job.return_token_ids)
+        run.choices = [ChoiceRun(index, context) for index in range(sampling.num_outputs)]
         for choice, tokens in zip(run.choices, run.shown, strict=False):
             choice.rebuild(tokens)
         for choice in run.choices:
@@ -86,7 +88,8 @@ class RunningJobs:
             run.prompt.token_ids,
             run.request_sampling(choice.index),
             output_token_ids=list(choice.tokens),
-            priority=PRIORITY[run.job.job_class],
+            priority=PRIORITY[run.job.job_class] + run.job.priority,
+            cache_salt=run.job.cache_salt,
         )
         self._engine.add(request)
 

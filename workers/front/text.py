@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jinja2
@@ -67,6 +67,10 @@ class Prompt:
     max_tokens: int
     output: OutputSyntax | None = None
     """How the answer is read; None: it is all text."""
+    echo: str = ""
+    """Text in front of each output."""
+    bad_token_ids: list[list[int]] = field(default_factory=list)
+    """Sequences that no output completes."""
 
 
 class TextProcessor:
@@ -98,7 +102,10 @@ class TextProcessor:
         _check_tools(job, self._syntax)
         if job.sampling.grammar is not None:
             await self._check_grammar(job.sampling.grammar, limits)
-        return self._with_output(job, _fit(job, await self.tokenize(job, limits), limits))
+        prompt = _fit(job, await self.tokenize(job, limits), limits)
+        bad = self._bad_token_ids(job.sampling)
+        _check_ids([token_id for sequence in bad for token_id in sequence], limits.vocab_size, "bad_token_ids")
+        return self._with_output(job, replace(prompt, echo=self._echo(job, prompt.token_ids), bad_token_ids=bad))
 
     def _with_output(self, job: Job, prompt: Prompt) -> Prompt:
         if job.messages is None or not self._syntax.concerns(job):
@@ -107,13 +114,32 @@ class TextProcessor:
         return replace(prompt, output=self._syntax.output(job, tail))
 
     async def tokenize(self, job: Job, limits: Limits) -> list[int]:
-        """The prompt's token ids, however many. Raises InvalidJobError."""
+        """The prompt's token ids, those that are left of it. Raises InvalidJobError."""
         if job.prompt_token_ids is not None:
             _check_ids(job.prompt_token_ids, limits.vocab_size, "prompt")
-            return list(job.prompt_token_ids)
+            return _truncated(job, list(job.prompt_token_ids), limits)
         if _size(job) < LONG_PROMPT:
-            return self._tokenize(job)
-        return await asyncio.to_thread(self._tokenize, job)
+            return _truncated(job, self._tokenize(job), limits)
+        return _truncated(job, await asyncio.to_thread(self._tokenize, job), limits)
+
+    def _echo(self, job: Job, token_ids: list[int]) -> str:
+        if not job.echo:
+            return ""
+        if job.messages is not None:
+            last = _flatten(job.messages[-1], len(job.messages) - 1)
+            return str(last.get("content") or "") if last.get("role") == "assistant" else ""
+        if job.prompt is not None and job.truncate_prompt_tokens is None:
+            return job.prompt
+        return self.vocabulary.text(token_ids, skip_special_tokens=job.sampling.skip_special_tokens)
+
+    def _bad_token_ids(self, sampling: SamplingParams) -> list[list[int]]:
+        """Bad words as tokens, at the beginning of a text and behind a space."""
+        spelled = {
+            tuple(self._encode(space + word.lstrip(" "), special=False)): None
+            for word in sampling.bad_words
+            for space in ("", " ")
+        }
+        return [*sampling.bad_token_ids, *(list(sequence) for sequence in spelled if sequence)]
 
     async def _check_grammar(self, grammar: Grammar, limits: Limits) -> None:
         try:
@@ -124,9 +150,9 @@ class TextProcessor:
 
     def _tokenize(self, job: Job) -> list[int]:
         if job.messages is None:
-            return self._encode(job.prompt or "", special=True)
+            return self._encode(job.prompt or "", special=job.add_special_tokens is not False)
         # A template writes its own special tokens.
-        return self._encode(self._render(job.messages, job), special=False)
+        return self._encode(self._render(job.messages, job), special=bool(job.add_special_tokens))
 
     def _encode(self, text: str, *, special: bool) -> list[int]:
         if self._backend is not None:
@@ -185,6 +211,7 @@ def _check_tools(job: Job, syntax: ModelSyntax) -> None:
 def _check_token_ids(sampling: SamplingParams, limits: Limits) -> None:
     _check_ids(sampling.stop_token_ids, limits.vocab_size, "stop_token_ids")
     _check_ids(sampling.logit_bias, limits.vocab_size, "logit_bias")
+    _check_ids(sampling.allowed_token_ids, limits.vocab_size, "allowed_token_ids")
 
 
 def _check_ids(ids: Any, vocab_size: int, param: str) -> None:
@@ -192,6 +219,16 @@ def _check_ids(ids: Any, vocab_size: int, param: str) -> None:
         bad = next(token_id for token_id in ids if not 0 <= token_id < vocab_size)
         message = f"unknown token id {bad} in {param}: this model's ids go from 0 to {vocab_size - 1}"
         raise invalid(message, param=param, code="unknown_token_id")
+
+
+def _truncated(job: Job, token_ids: list[int], limits: Limits) -> list[int]:
+    """The end of the prompt, where the job asks for that."""
+    keep = job.truncate_prompt_tokens
+    if keep is None:
+        return token_ids
+    if keep < 0:
+        keep = max(0, limits.max_model_len - (job.sampling.max_tokens or 1))
+    return token_ids[-keep:] if keep else []
 
 
 def _fit(job: Job, token_ids: list[int], limits: Limits) -> Prompt:
