@@ -6,12 +6,13 @@ The part of a chunk that stays the same is built once a stream; per token only t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from api.errors import ApiError
 from api.requests import CHAT_COMPLETIONS
-from api.responses import chat_logprobs, completion_logprobs, usage_body
+from api.responses import chat_logprobs, completion_logprobs, reasoning_fields, tool_call_delta, usage_body
 from schemas.messages import Delta, PositionLogprobs, Usage
 
 DONE = b"data: [DONE]\n\n"
@@ -27,10 +28,10 @@ def error_event(error: ApiError) -> bytes:
     return b"data: " + _encode(error.body()) + b"\n\n"
 
 
-def _encode_text(text: str) -> bytes:
+def _encode_json(value: Any) -> bytes:
     """JSON in which no reader finds a line end, not even one that splits lines as Unicode does."""
-    encoded = _encode(text)
-    if not text.isascii():
+    encoded = _encode(value)
+    if not encoded.isascii():
         for raw, escaped in _LINE_ENDS:
             encoded = encoded.replace(raw, escaped)
     return encoded
@@ -62,8 +63,8 @@ class ChunkWriter:
 
     def delta(self, choice: int, delta: Delta) -> bytes:
         """New text of one choice; nothing where a delta brings tokens whose text is held back."""
-        if delta.finish_reason is None and not delta.logprobs:
-            return self._text_start(choice) + _encode_text(delta.text) + self._text_end if delta.text else b""
+        if delta.finish_reason is None and not (delta.logprobs or delta.reasoning or delta.tool_calls):
+            return self._text_start(choice) + _encode_json(delta.text) + self._text_end if delta.text else b""
         logprobs = b"null" if delta.logprobs is None else self._logprobs(choice, delta.logprobs)
         return b"".join(
             (
@@ -91,8 +92,13 @@ class ChunkWriter:
 
     def _text(self, delta: Delta) -> bytes:
         if not self._chat:
-            return b'"text":' + _encode_text(delta.text)
-        return b'"delta":{"content":' + _encode_text(delta.text) + b"}" if delta.text else b'"delta":{}'
+            return b'"text":' + _encode_json(delta.text)
+        fields: dict[str, Any] = reasoning_fields(delta.reasoning) if delta.reasoning else {}
+        if delta.text:
+            fields["content"] = delta.text
+        if delta.tool_calls:
+            fields["tool_calls"] = [tool_call_delta(call) for call in delta.tool_calls]
+        return b'"delta":' + _encode_json(fields)
 
     def _logprobs(self, choice: int, positions: list[PositionLogprobs]) -> bytes:
         if self._chat:

@@ -144,6 +144,8 @@ def _deltas(result: Result) -> list[Delta]:
             offset=0,
             choice=choice.index,
             text=choice.text,
+            reasoning=choice.reasoning,
+            tool_calls=choice.tool_calls,
             token_ids=choice.token_ids,
             logprobs=choice.logprobs,
             finish_reason=choice.finish_reason,

@@ -124,11 +124,10 @@ def _refuse_unsupported_messages(body: dict[str, Any]) -> None:
 
 
 def _refuse_unsupported_message(message: dict[str, Any], where: str) -> None:
-    """Tool calls, and content parts other than text."""
-    for name in ("tool_calls", "function_call", "tool_call_id"):
-        if message.get(name):
-            raise unsupported_parameter(f"{where}.{name}")
-    if message.get("role") in ("tool", "function"):
+    """What came before tool calls, and content parts other than text."""
+    if message.get("function_call"):
+        raise unsupported_parameter(f"{where}.function_call")
+    if message.get("role") == "function":
         raise unsupported_parameter(f"{where}.role")
     content = message.get("content")
     for index, part in enumerate(content if isinstance(content, list) else []):
@@ -141,7 +140,11 @@ def _chat_job(request: ChatRequest, job_id: str, owner: str, deadline: float | N
         id=job_id,
         model=request.model,
         messages=[message.plain() for message in request.messages],
-        template_kwargs=request.chat_template_kwargs or {},
+        template_kwargs=request.template_kwargs(),
+        tools=[tool.plain() for tool in request.tools or []],
+        tool_choice=request.choice,
+        tool_name=request.named,
+        parallel_tool_calls=request.parallel_tool_calls is not False,
         sampling=sampling_params(request),
         stream=bool(request.stream),
         owner=owner,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from api.requests import CHAT_COMPLETIONS
-from schemas.messages import Choice, PositionLogprobs, Result, TokenLogprob, Usage
+from schemas.messages import Choice, PositionLogprobs, Result, TokenLogprob, ToolCall, Usage
 
 LOWEST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON cannot hold."""
@@ -48,6 +48,7 @@ def usage_body(usages: Sequence[Usage]) -> dict[str, Any]:
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in usages)},
+        "completion_tokens_details": {"reasoning_tokens": sum(usage.reasoning_tokens for usage in usages)},
     }
 
 
@@ -90,10 +91,36 @@ def _finite(logprob: float) -> float:
 def _chat_choice(index: int, choice: Choice) -> dict[str, Any]:
     return {
         "index": index,
-        "message": {"role": "assistant", "content": choice.text, "refusal": None},
+        "message": _message(choice),
         "logprobs": None if choice.logprobs is None else chat_logprobs(choice.logprobs),
         "finish_reason": choice.finish_reason,
     }
+
+
+def _message(choice: Choice) -> dict[str, Any]:
+    content = choice.text or (None if choice.tool_calls else "")
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if choice.reasoning:
+        message |= reasoning_fields(choice.reasoning)
+    if choice.tool_calls:
+        message["tool_calls"] = [_tool_call(call) for call in choice.tool_calls]
+    return message
+
+
+def reasoning_fields(reasoning: str) -> dict[str, str]:
+    """Under both names that clients look for."""
+    return {"reasoning_content": reasoning, "reasoning": reasoning}
+
+
+def _tool_call(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def tool_call_delta(call: ToolCall) -> dict[str, Any]:
+    """A piece of a call as a chunk has it: what names the call comes with its first piece."""
+    if call.id:
+        return {"index": call.index} | _tool_call(call)
+    return {"index": call.index, "function": {"arguments": call.arguments}}
 
 
 def _completion_choice(index: int, choice: Choice) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from workers.engine.config import EngineConfig
+from workers.front.tools.registry import ReasoningParserName, ToolParserName
 from workers.model.loaders.demo import DEMO_NAME
 
 PLAIN_VARIABLES = {"amqp_url": "AMQP_URL", "database_url": "DATABASE_URL"}
@@ -119,6 +120,12 @@ class WorkerSettings(Settings):
     gpu_memory_fraction: float = Field(0.9, gt=0, le=1, description="part of the GPU's memory to use in all")
     prefix_caching: bool = Field(True, description="reuse the cache of common prefixes")
     threads: int | None = Field(None, ge=1, description="CPU threads of the engine; unset: torch's choice")
+    tool_parser: ToolParserName = Field(
+        "auto", description="reads tool calls; auto: by the chat template (docs/tools.md)"
+    )
+    reasoning_parser: ReasoningParserName = Field(
+        "auto", description="splits off reasoning; auto: by the chat template"
+    )
     trust_remote_code: bool = Field(False, description="run tokenizer code that comes with the model")
 
     @property

@@ -24,6 +24,7 @@ from cli.settings import WorkerCommandSettings, WorkerSettings
 from workers.engine.config import EngineConfig
 from workers.front.engine_client import EngineClient, EngineStartError, ProcessEngine
 from workers.front.text import TextProcessor
+from workers.front.tools.model_syntax import ModelSyntax
 from workers.front.worker import EngineDiedError, Worker
 
 STILL_LOADING_SECONDS = 10.0
@@ -147,7 +148,8 @@ def load_text(settings: WorkerSettings) -> Text:
     try:
         path = resolve(settings.model)
         tokenizer = load_tokenizer(path, trust_remote_code=settings.trust_remote_code)
-        return Text(path, TextProcessor(tokenizer), read_generation_defaults(path).sampling)
+        syntax = ModelSyntax.of(tokenizer, settings.tool_parser, settings.reasoning_parser)
+        return Text(path, TextProcessor(tokenizer, syntax), read_generation_defaults(path).sampling)
     except ModelLoadError as error:
         raise StartError(f"cannot load the model: {error}") from error
 

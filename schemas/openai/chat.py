@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from schemas.openai.common import StrictModel, TopLogprobs, invalid_type
-from schemas.openai.structured import StructuredRequest
+from schemas.openai.tools import MessageToolCall, ToolCallBody, ToolCallDelta, ToolRequest
 from schemas.openai.usage import UsageBody
 
-Role = Literal["system", "developer", "user", "assistant"]
+Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
 class TextPart(StrictModel):
@@ -35,6 +36,18 @@ class ChatMessage(StrictModel):
     role: Role
     content: Annotated[list[TextPart] | None, BeforeValidator(_content_parts)] = None
     name: str | None = None
+    tool_calls: list[MessageToolCall] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+    @model_validator(mode="after")
+    def _answers_a_call(self) -> ChatMessage:
+        if self.role == "tool" and not self.tool_call_id:
+            raise PydanticCustomError("missing", "Field required", {"param": "tool_call_id"})
+        if self.role != "assistant" and self.tool_calls:
+            raise PydanticCustomError("invalid_value", "Only an assistant calls tools", {"param": "tool_calls"})
+        return self
 
     @model_validator(mode="after")
     def _content_is_given(self) -> ChatMessage:
@@ -46,15 +59,22 @@ class ChatMessage(StrictModel):
         """The message as chat templates read it: text parts joined by newlines, `developer` as `system`."""
         text = "\n".join(part.text for part in self.content or [])
         message = {"role": "system" if self.role == "developer" else self.role, "content": text}
-        return message | ({"name": self.name} if self.name is not None else {})
+        return message | {name: value for name, value in self._more() if value}
+
+    def _more(self) -> Iterator[tuple[str, Any]]:
+        yield "name", self.name
+        if self.role == "tool":
+            yield "tool_call_id", self.tool_call_id
+        if self.role == "assistant":
+            yield "tool_calls", [call.plain() for call in self.tool_calls or []]
+            yield "reasoning_content", self.reasoning_content or self.reasoning
 
 
-class ChatRequest(StructuredRequest):
+class ChatRequest(ToolRequest):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _one_limit(self) -> ChatRequest:
@@ -98,6 +118,9 @@ class AssistantMessage(BaseModel):
     role: Literal["assistant"]
     content: str | None
     refusal: str | None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[ToolCallBody] | None = None
 
 
 class ChatChoice(BaseModel):
@@ -121,6 +144,9 @@ class ChatCompletion(BaseModel):
 class ChatDelta(BaseModel):
     role: Literal["assistant"] | None = None
     content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
 class ChatChunkChoice(BaseModel):

@@ -21,14 +21,11 @@ SHARED: dict[str, tuple[Any, ...]] = {
 }
 
 CHAT: dict[str, tuple[Any, ...]] = SHARED | {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "audio": _NOTHING,
     "modalities": (["text"],),
     "web_search_options": _NOTHING,
-    "reasoning_effort": _NOTHING,
     "verbosity": _NOTHING,
     "chat_template": _NOTHING,
     "documents": ([],),

@@ -53,7 +53,7 @@ async def test_unknown_model_is_named_before_anything_is_published(http: httpx.A
         (CHAT, chat("x", temperature=3), "temperature"),
         (CHAT, chat("x", n=0), "n"),
         (CHAT, chat("x", top_p="a"), "top_p"),
-        (CHAT, chat("x", tools=[{"type": "function"}]), "tools"),
+        (CHAT, chat("x", tools=[{"type": "function"}]), "tools[0].function"),
         (CHAT, {"model": "stub"}, "messages"),
         (PLAIN, plain("x", logprobs=21), "logprobs"),
         (PLAIN, {"prompt": "x"}, "model"),

@@ -33,6 +33,7 @@ def test_chat_body() -> None:
         "completion_tokens": 2,
         "total_tokens": 5,
         "prompt_tokens_details": {"cached_tokens": 1},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
     content = body["choices"][0]["logprobs"]["content"]
     assert content[0]["bytes"] == [72, 101]

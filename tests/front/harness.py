@@ -14,6 +14,7 @@ from schemas.topology import CONTROL, DEAD, REQUESTS, RESULTS, STATUS, request_k
 from tests.front import tokenizers
 from tests.front.fake_engine import FakeEngine
 from workers.front.text import TextProcessor
+from workers.front.tools.model_syntax import ModelSyntax
 from workers.front.worker import Worker
 
 MODEL = "m"
@@ -37,6 +38,7 @@ class Reader:
 
     def __init__(self, broker: Broker, *, answers: bool = True) -> None:
         self.frames: list[Frame] = []
+        self.taken: list[Delta] = []
         self.epochs: defaultdict[str, int] = defaultdict(int)
         self.tokens: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
         self.texts: defaultdict[tuple[str, int], str] = defaultdict(str)
@@ -90,6 +92,7 @@ class Reader:
         assert delta.offset == len(known), f"gap or overlap: {delta} after {len(known)}"
         known += delta.token_ids
         self.texts[key] += delta.text
+        self.taken.append(delta)
         if delta.finish_reason is not None:
             self.finish[key] = delta.finish_reason
 
@@ -179,7 +182,12 @@ class Bench:
         await self.reader.start()
 
     async def worker(
-        self, text: str = REPLY, *, broker: WorkerBroker | None = None, **options: Any
+        self,
+        text: str = REPLY,
+        *,
+        broker: WorkerBroker | None = None,
+        syntax: ModelSyntax | None = None,
+        **options: Any,
     ) -> tuple[FakeEngine, Worker]:
         """Start a worker whose model says `text`."""
         engine = FakeEngine(reply_with(text), vocab_size=len(TOKENIZER), eos=EOS)
@@ -187,7 +195,7 @@ class Bench:
         await connection.connect()
         options = {"resume_timeout": 0.05, "status_interval": 60.0, **options}
         name = f"w{next(self._names)}"
-        worker = Worker(connection, engine, TextProcessor(TOKENIZER), model=MODEL, worker_id=name, **options)
+        worker = Worker(connection, engine, TextProcessor(TOKENIZER, syntax), model=MODEL, worker_id=name, **options)
         await worker.start()
         task = asyncio.create_task(worker.run())
         self._workers.append((worker, task, connection))
