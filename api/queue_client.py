@@ -101,7 +101,7 @@ class QueueClient:
         """The stream, from its beginning, of a job that was published before and that nobody reads here. It asks for
         the job at once, and goes on asking. The job goes on when the block is left."""
         with self._reading((job,), keep=True) as stream:
-            stream.reconnected()
+            self._ask(job.id)
             yield stream
 
     async def publish(self, job: Job) -> None:
