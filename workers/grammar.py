@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +18,11 @@ from schemas.messages import Grammar
 CACHED_GRAMMARS = 32
 MAX_LEXER_STATES = 50_000
 """Of one grammar, at 1 to 2 KB a state: what a hostile one may take, and the cache holds CACHED_GRAMMARS of them."""
+COMPILE_SECONDS = 2.0
+"""What took longer to compile is refused: the usual millisecond grows to minutes where regular expressions nest."""
+COMPILE_THREADS = 4
+COMPILE_STACK = 512 << 20
+"""Bytes of address space: a chain of references in MAX_GRAMMAR_LENGTH characters overflows the usual 8 MB."""
 WHITESPACE = r" ?|\n {0,32}"
 """Between the tokens of JSON: compact, spaced or indented. Without a bound small models write blanks until they are cut."""
 MAX_MESSAGE = 500
@@ -67,15 +75,20 @@ class Grammars:
         self._limits = llguidance.LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
         self._vocabulary = lru_cache(1)(self._make_vocabulary)
         self._compiled = lru_cache(CACHED_GRAMMARS)(self._compile)
+        self._threads = lru_cache(1)(_deep_threads)
 
     def load(self) -> None:
         """Raises GrammarError for a tokenizer whose tokens are not plain bytes."""
         self._vocabulary()
 
+    def compile(self, grammar: Grammar) -> Future[llguidance.LLMatcher]:
+        """In a thread, unless it is cached; the future raises GrammarError."""
+        return self._threads().submit(self._compiled, grammar.kind, grammar.value)
+
     def matcher(self, grammar: Grammar) -> Matcher:
-        """A new matcher at the beginning of an output; compiles where the grammar is not cached (about a millisecond).
-        Raises GrammarError. May be called from any thread."""
-        return Matcher(self._compiled(grammar.kind, grammar.value).deep_copy())
+        """A new matcher at the beginning of an output; waits for the compilation (about a millisecond) where the grammar
+        is not cached. Raises GrammarError."""
+        return Matcher(self.compile(grammar).result().deep_copy())
 
     def _make_vocabulary(self) -> llguidance.LLTokenizer:
         try:
@@ -87,11 +100,29 @@ class Grammars:
             raise GrammarError(f"this model's tokenizer cannot follow a grammar: {_reason(str(error))}") from error
 
     def _compile(self, kind: str, value: str) -> llguidance.LLMatcher:
-        source = _source(kind, value)
-        made = llguidance.LLMatcher(self._vocabulary(), source, log_level=0, limits=self._limits)
+        vocabulary = self._vocabulary()
+        started = time.monotonic()
+        made = llguidance.LLMatcher(vocabulary, _source(kind, value), log_level=0, limits=self._limits)
         if made.is_error():
             raise GrammarError(_reason(made.get_error()))
+        # some that nothing can match compile, and fail at their first mask
+        Matcher(made.deep_copy()).fill(np.empty(-(-self._vocab_size // 32), dtype=np.int32))
+        if time.monotonic() - started > COMPILE_SECONDS:
+            raise GrammarError(f"it takes more than {COMPILE_SECONDS:g} s to compile")
         return made
+
+
+def _deep_threads() -> ThreadPoolExecutor:
+    """Threads with a stack of COMPILE_STACK bytes, started here: the size is the process's, for the threads to come."""
+    threads = ThreadPoolExecutor(COMPILE_THREADS, thread_name_prefix="grammar")
+    started = threading.Barrier(COMPILE_THREADS)
+    usual = threading.stack_size(COMPILE_STACK)
+    try:
+        for done in [threads.submit(started.wait) for _ in range(COMPILE_THREADS)]:
+            done.result()
+    finally:
+        threading.stack_size(usual)
+    return threads
 
 
 def _source(kind: str, value: str) -> str:

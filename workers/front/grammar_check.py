@@ -10,7 +10,7 @@ from workers.grammar import Grammars, tokenizer_json
 
 
 class GrammarCheck:
-    """Loads the tokenizer for it at the first grammar, off the event loop."""
+    """Loads the tokenizer for it at the first grammar, and compiles off the event loop."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -18,10 +18,7 @@ class GrammarCheck:
 
     async def check(self, grammar: Grammar, vocab_size: int) -> None:
         """Raises GrammarError."""
-        await asyncio.to_thread(self._compile, grammar, vocab_size)
-
-    def _compile(self, grammar: Grammar, vocab_size: int) -> None:
         if self._grammars is None:
             end = self._tokenizer.eos_token_id
             self._grammars = Grammars(tokenizer_json(self._tokenizer), vocab_size, [] if end is None else [end])
-        self._grammars.matcher(grammar)
+        await asyncio.wrap_future(self._grammars.compile(grammar))
