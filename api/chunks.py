@@ -65,6 +65,10 @@ class ChunkWriter:
         """New text of one choice; nothing where a delta brings tokens whose text is held back."""
         if delta.finish_reason is None and not (delta.logprobs or delta.reasoning or delta.tool_calls):
             return self._text_start(choice) + _encode_json(delta.text) + self._text_end if delta.text else b""
+        return self._chunk(choice, delta, b"", self._suffix)
+
+    def _chunk(self, choice: int, delta: Delta, extra: bytes, suffix: bytes) -> bytes:
+        """The whole of a delta; `extra` are more fields of its choice."""
         logprobs = b"null" if delta.logprobs is None else self._logprobs(choice, delta.logprobs)
         return b"".join(
             (
@@ -74,8 +78,10 @@ class ChunkWriter:
                 b',"logprobs":',
                 logprobs,
                 b',"finish_reason":',
-                b'"%s"}' % delta.finish_reason.encode() if delta.finish_reason else b"null}",
-                self._suffix,
+                b'"%s"' % delta.finish_reason.encode() if delta.finish_reason else b"null",
+                extra,
+                b"}",
+                suffix,
             )
         )
 

@@ -149,6 +149,8 @@ def _deltas(result: Result) -> list[Delta]:
             token_ids=choice.token_ids,
             logprobs=choice.logprobs,
             finish_reason=choice.finish_reason,
+            prompt_tokens=result.usage.prompt_tokens,
+            prompt_token_ids=choice.prompt_token_ids,
         )
         for choice in result.choices
     ]

@@ -14,7 +14,6 @@ from starlette.responses import Response
 
 from api.auth import owner_of
 from api.bodies import read_json
-from api.chunks import ChunkWriter
 from api.disconnect import ClientGone, until_disconnect
 from api.errors import error_of, request_timeout
 from api.event_log import JobSource
@@ -24,6 +23,7 @@ from api.keyed import Opened
 from api.metrics import JobTimer
 from api.requests import ignored_params, jobs_from_request, parse_body
 from api.responses import body_from_results, response_id
+from api.rich_chunks import chunk_writer
 from api.services import services
 from api.sse import EventStream
 from api.timeouts import wanted_timeout
@@ -45,12 +45,12 @@ async def generate(request: Request, endpoint: str) -> Response:
     await shared.models.require(parsed.model)
     opened = await _open(request, parsed, json_fingerprint(endpoint, body), timeout)
     jobs = opened.jobs
-    body_id = response_id(endpoint, opened.job_id)
+    body_id = response_id(endpoint, parsed.request_id or opened.job_id)
     headers = ignored_header(ignored_params(endpoint, parsed)) | (REPLAYED if opened.is_replay else {})
     choices = sum(job.sampling.n for job in jobs)
     timer = JobTimer(shared.metrics, parsed.model, choices, is_replay=opened.is_replay)
     if parsed.stream:
-        writer = ChunkWriter(endpoint, body_id, int(time.time()), parsed.model, include_usage=parsed.include_usage)
+        writer = chunk_writer(endpoint, body_id, int(time.time()), parsed)
         return EventStream(
             opened.source,
             jobs,
@@ -84,7 +84,7 @@ async def _open(request: Request, parsed: ChatRequest | CompletionRequest, finge
 
     def admit(jobs: list[Job]) -> None:
         sampling = jobs[0].sampling
-        longest = sampling.n * (sampling.max_tokens or math.inf)
+        longest = sampling.num_outputs * (sampling.max_tokens or math.inf)
         shared.admission.admit(parsed.model, owner + fingerprint, len(jobs), longest)
 
     key = idempotency_key(request)

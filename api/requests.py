@@ -42,7 +42,18 @@ _SAME_NAMES = (
     "ignore_eos",
     "include_stop_str_in_output",
     "skip_special_tokens",
+    "bad_words",
+    "allowed_token_ids",
 )
+_JOB_NAMES = (
+    "add_special_tokens",
+    "truncate_prompt_tokens",
+    "echo",
+    "return_token_ids",
+    "priority",
+    "cache_salt",
+)
+"""Parameters that are the job's own, under the same names."""
 
 
 def parse_body(endpoint: str, body: Any) -> ChatRequest | CompletionRequest:
@@ -68,8 +79,9 @@ def job_from_body(endpoint: str, body: Any, *, job_id: str, owner: str = "") -> 
     """The one Job of a body whose output is wanted whole (a batch line). Raises ApiError, also for `stream` and for
     more than one prompt."""
     request = parse_body(endpoint, body)
-    if request.stream:
-        raise ApiError(400, "'stream' is not supported here.", param="stream", code="unsupported_parameter")
+    for name in ("stream", "request_id"):
+        if getattr(request, name):
+            raise ApiError(400, f"'{name}' is not supported here.", param=name, code="unsupported_parameter")
     jobs = jobs_from_request(request, job_id=job_id, owner=owner)
     if len(jobs) > 1:
         raise ApiError(400, "Give one prompt: several are not supported here.", param="prompt", code="invalid_value")
@@ -105,6 +117,7 @@ def sampling_params(request: ChatRequest | CompletionRequest) -> SamplingParams:
         logit_bias=bias,
         logprobs=_logprobs(request),
         grammar=request.grammar(),
+        best_of=request.best_of if isinstance(request, CompletionRequest) else None,
         **given,
     )
 
@@ -149,6 +162,7 @@ def _chat_job(request: ChatRequest, job_id: str, owner: str, deadline: float | N
         stream=bool(request.stream),
         owner=owner,
         deadline=deadline,
+        **_job_params(request),
     )
 
 
@@ -162,7 +176,12 @@ def _completion_job(request: CompletionRequest, prompt: Prompt, job_id: str, own
         stream=bool(request.stream),
         owner=owner,
         deadline=deadline,
+        **_job_params(request),
     )
+
+
+def _job_params(request: GenerationRequest) -> dict[str, Any]:
+    return {name: value for name in _JOB_NAMES if (value := getattr(request, name)) is not None}
 
 
 def _max_tokens(request: ChatRequest | CompletionRequest) -> int | None:

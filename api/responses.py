@@ -88,12 +88,19 @@ def _finite(logprob: float) -> float:
     return logprob if math.isfinite(logprob) else LOWEST_LOGPROB
 
 
+def token_ids_of(token_ids: list[int], prompt_token_ids: list[int] | None) -> dict[str, Any]:
+    """The ids of an output, and with its first piece those of its prompt, as both were asked for."""
+    prompt = {} if prompt_token_ids is None else {"prompt_token_ids": prompt_token_ids}
+    return {"token_ids": token_ids, **prompt}
+
+
 def _chat_choice(index: int, choice: Choice) -> dict[str, Any]:
     return {
         "index": index,
         "message": _message(choice),
         "logprobs": None if choice.logprobs is None else chat_logprobs(choice.logprobs),
         "finish_reason": choice.finish_reason,
+        **({} if choice.prompt_token_ids is None else token_ids_of(choice.token_ids, choice.prompt_token_ids)),
     }
 
 
@@ -129,4 +136,5 @@ def _completion_choice(index: int, choice: Choice) -> dict[str, Any]:
         "text": choice.text,
         "logprobs": None if choice.logprobs is None else completion_logprobs(choice.logprobs),
         "finish_reason": choice.finish_reason,
+        **({} if choice.prompt_token_ids is None else token_ids_of(choice.token_ids, choice.prompt_token_ids)),
     }

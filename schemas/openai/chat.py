@@ -75,6 +75,9 @@ class ChatRequest(ToolRequest):
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    documents: list[dict[str, Any]] | None = None
 
     @model_validator(mode="after")
     def _one_limit(self) -> ChatRequest:
@@ -82,6 +85,24 @@ class ChatRequest(ToolRequest):
             message = "max_tokens and max_completion_tokens are two names of one limit and must not differ"
             raise PydanticCustomError("invalid_value", message, {"param": "max_tokens"})
         return self
+
+    @model_validator(mode="after")
+    def _ends_in_one_way(self) -> ChatRequest:
+        if self.continue_final_message and self.add_generation_prompt:
+            message = "continue_final_message and add_generation_prompt exclude each other"
+            raise PydanticCustomError("invalid_value", message, {"param": "continue_final_message"})
+        return self
+
+    def template_kwargs(self) -> dict[str, Any]:
+        """What the chat template gets beside messages and tools."""
+        given = super().template_kwargs()
+        if self.documents:
+            given = given | {"documents": self.documents}
+        if self.add_generation_prompt is not None:
+            given = given | {"add_generation_prompt": self.add_generation_prompt}
+        if self.continue_final_message:
+            given = given | {"continue_final_message": True, "add_generation_prompt": False}
+        return given
 
     @model_validator(mode="after")
     def _top_logprobs_need_logprobs(self) -> ChatRequest:
@@ -128,6 +149,8 @@ class ChatChoice(BaseModel):
     message: AssistantMessage
     logprobs: ChatLogprobs | None
     finish_reason: str
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
 
 
 class ChatCompletion(BaseModel):
@@ -154,6 +177,8 @@ class ChatChunkChoice(BaseModel):
     delta: ChatDelta
     logprobs: ChatLogprobs | None = None
     finish_reason: str | None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
 
 
 class ChatCompletionChunk(BaseModel):

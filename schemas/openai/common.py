@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from schemas.messages import MAX_CHOICES, MAX_ID_LENGTH, MAX_LOGPROBS
+from schemas.messages import MAX_BAD_WORDS, MAX_CHOICES, MAX_ID_LENGTH, MAX_LOGPROBS, MAX_PRIORITY
 
 MAX_STOP_STRINGS = 64
 MAX_STOP_TOKEN_IDS = 1024
@@ -72,6 +72,7 @@ TopLogprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
 
 class StreamOptions(StrictModel):
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class GenerationRequest(StrictModel):
@@ -97,6 +98,17 @@ class GenerationRequest(StrictModel):
     stream_options: StreamOptions | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None
+    """Accepted: text is what the tokens spell, and no space is ever put between special tokens."""
+    add_special_tokens: bool | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
+    bad_words: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=MAX_BAD_WORDS)] | None = None
+    allowed_token_ids: Annotated[list[TokenId], Field(min_length=1)] | None = None
+    echo: bool | None = None
+    return_token_ids: bool | None = None
+    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    request_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,120}$")] | None = None
     user: str | None = None
     metadata: Metadata | None = None
     safety_identifier: str | None = None
@@ -108,11 +120,26 @@ class GenerationRequest(StrictModel):
             raise PydanticCustomError(
                 "invalid_value", "stream_options is only allowed when stream is true", {"param": "stream_options"}
             )
+        if self.continuous_usage and not self.include_usage:
+            raise PydanticCustomError(
+                "invalid_value", "continuous_usage_stats needs include_usage", {"param": "stream_options"}
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _truncation_leaves_something(self) -> GenerationRequest:
+        if self.truncate_prompt_tokens == 0:
+            message = "truncate_prompt_tokens is how many tokens are kept, or -1 for as many as fit"
+            raise PydanticCustomError("invalid_value", message, {"param": "truncate_prompt_tokens"})
         return self
 
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def continuous_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
     def ignored_params(self) -> list[str]:
         names = super().ignored_params()

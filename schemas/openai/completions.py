@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
+from schemas.messages import MAX_CHOICES
 from schemas.openai.common import TopLogprobs, invalid, invalid_type, is_token_ids
 from schemas.openai.structured import StructuredRequest
 from schemas.openai.usage import UsageBody
@@ -35,6 +37,24 @@ class CompletionRequest(StructuredRequest):
 
     prompt: Annotated[list[Prompt], BeforeValidator(_prompts)]
     logprobs: TopLogprobs | None = None
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+
+    @model_validator(mode="after")
+    def _best_of_is_possible(self) -> CompletionRequest:
+        wanted = self.n or 1
+        if self.best_of is not None and self.best_of < wanted:
+            raise PydanticCustomError("invalid_value", "best_of must not be less than n", {"param": "best_of"})
+        if self.stream and (self.best_of or wanted) > wanted:
+            message = "best_of above n cannot be streamed: which are best is known at the end only"
+            raise PydanticCustomError("invalid_value", message, {"param": "best_of"})
+        return self
+
+    @model_validator(mode="after")
+    def _no_logprobs_of_what_is_echoed(self) -> CompletionRequest:
+        if self.echo and self.logprobs is not None:
+            message = "echo together with logprobs is not supported: there are no log probabilities of prompts"
+            raise PydanticCustomError("invalid_value", message, {"param": "echo"})
+        return self
 
 
 class CompletionLogprobs(BaseModel):
@@ -49,6 +69,8 @@ class CompletionChoice(BaseModel):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: str | None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
 
 
 class Completion(BaseModel):

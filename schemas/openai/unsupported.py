@@ -13,11 +13,7 @@ SHARED: dict[str, tuple[Any, ...]] = {
     "use_beam_search": (False,),
     "length_penalty": (1, 1.0),
     "logits_processors": ([],),
-    "bad_words": ([],),
-    "allowed_token_ids": _NOTHING,
     "prompt_logprobs": _NOTHING,
-    "truncate_prompt_tokens": _NOTHING,
-    "echo": (False,),
 }
 
 CHAT: dict[str, tuple[Any, ...]] = SHARED | {
@@ -28,14 +24,10 @@ CHAT: dict[str, tuple[Any, ...]] = SHARED | {
     "web_search_options": _NOTHING,
     "verbosity": _NOTHING,
     "chat_template": _NOTHING,
-    "documents": ([],),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
 }
 
 COMPLETIONS: dict[str, tuple[Any, ...]] = SHARED | {
     "suffix": ("",),
-    "best_of": (1,),
     "prompt_embeds": _NOTHING,
 }
 

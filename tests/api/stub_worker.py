@@ -230,6 +230,7 @@ class _Run:
                 token_ids=list(range(len(self.shown))),
                 finish_reason=self._finish(),
                 logprobs=self._logprobs(0, len(self.shown)),
+                prompt_token_ids=self._prompt(0)["prompt_token_ids"],
             )
             for index in range(self.job.sampling.n)
         ]
@@ -257,6 +258,7 @@ class _Run:
             text=self._text(offset, offset + 1),
             token_ids=[offset],
             logprobs=self._logprobs(offset, offset + 1),
+            **self._prompt(offset),
         )
 
     def _last(self, choice: int) -> Delta:
@@ -270,7 +272,13 @@ class _Run:
             token_ids=[offset],
             logprobs=self._logprobs(offset, offset + 1),
             finish_reason=self._finish(),
+            **self._prompt(offset),
         )
+
+    def _prompt(self, offset: int) -> dict[str, Any]:
+        """What the first delta says of the prompt."""
+        ids = [100 + number for number in range(len(self.words))] if self.job.return_token_ids else None
+        return {} if offset else {"prompt_tokens": len(self.words), "prompt_token_ids": ids}
 
     def _text(self, first: int, last: int) -> str:
         words = self.shown[first:last]
