@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 
 from fastapi import Depends, FastAPI
 
-from api import handlers
+from api import handlers, openapi_document
 from api.admission import Admission
 from api.auth import authenticate
 from api.key_ring import KeyRing
@@ -16,14 +16,27 @@ from api.metrics import Metrics
 from api.models import ModelRegistry
 from api.queue_client import QueueClient
 from api.response_api.runs import ResponseRuns
-from api.routes import batches, chat, completions, files, health, metrics, models, responses, tokenize, usage, version
+from api.routes import (
+    batches,
+    chat,
+    completions,
+    docs,
+    files,
+    health,
+    metrics,
+    models,
+    responses,
+    tokenize,
+    usage,
+    version,
+)
 from api.services import Services
 from api.settings import ApiSettings
 from api.store import Store
 from broker.base import Broker
 
 ROUTERS = (chat, completions, responses, models, files, batches, tokenize, usage)
-PUBLIC_ROUTERS = (health, metrics, version)
+PUBLIC_ROUTERS = (health, metrics, version, docs)
 
 
 def create_app(*, broker: Broker, store: Store, settings: ApiSettings | None = None) -> FastAPI:
@@ -48,7 +61,7 @@ def create_app(*, broker: Broker, store: Store, settings: ApiSettings | None = N
         title="Headrace",
         lifespan=_lifespan(shared),
         redirect_slashes=False,
-        docs_url=None,  # its page loads scripts from elsewhere; /openapi.json remains
+        docs_url=None,  # its page loads scripts from elsewhere; api.routes.docs does not
         redoc_url=None,
     )
     app.state.services = shared
@@ -58,6 +71,8 @@ def create_app(*, broker: Broker, store: Store, settings: ApiSettings | None = N
         app.include_router(module.router, dependencies=[Depends(authenticate)])
     for module in PUBLIC_ROUTERS:
         app.include_router(module.router)
+    public = frozenset(getattr(route, "path", "") for module in PUBLIC_ROUTERS for route in module.router.routes)
+    openapi_document.install(app, version=version.VERSION, public=public)
     return app
 
 

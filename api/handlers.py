@@ -24,6 +24,8 @@ from api.store import FileTooLarge, NotCancellable, NotFound, StoreError, StoreU
 log = logging.getLogger(__name__)
 
 REQUEST_ID = "x-request-id"
+ANSWER_HEADERS = "answer_headers"
+"""Key of a request's state: headers that its answer gets, whatever it turns out to be."""
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _encode = msgspec.json.Encoder().encode
@@ -112,7 +114,9 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID] = request_id
+                headers.update(scope["state"].get(ANSWER_HEADERS, {}))
             await send(message)
 
         try:

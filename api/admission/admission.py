@@ -26,6 +26,7 @@ import msgspec
 
 from api.admission.load import UNKNOWN_OUTPUT, Load
 from api.admission.places import PromisedPlaces
+from api.admission.room import Room
 from api.errors import RATE_LIMIT, ApiError
 from api.models import ModelRegistry
 from api.subscriptions import end
@@ -116,6 +117,18 @@ class Admission:
             raise overloaded(model, None)
         state.promised.append(again)
         raise overloaded(model, math.ceil(again.due - now))
+
+    def room(self, model: str) -> Room | None:
+        """How much more the model takes; None while nothing is known of its workers."""
+        state = self._state(model)
+        wait = self._wait(model, state)
+        job_seconds = self._job_seconds(model, state)
+        if job_seconds <= 0:
+            return None
+        may_wait = int(self._max_wait / job_seconds)
+        remaining = max(0, may_wait - self._jobs_ahead(model, state)) + state.load.free_slots
+        mean = self._tally.mean_output(model, state.longest)
+        return Room(may_wait + state.load.slots, min(remaining, may_wait + state.load.slots), mean, wait)
 
     def waits(self) -> dict[str, float]:
         """Estimated wait in seconds of each model asked for."""

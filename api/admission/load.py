@@ -75,6 +75,11 @@ class Load:
             rate = max(rate, jobs * mean_output / self._allowance)
         return mean_output / rate if rate > 0 else 0.0
 
+    @property
+    def free_slots(self) -> int:
+        """Slots that take a job at once, without those that jobs are on their way to."""
+        return max(0, self._free - self.since_depth - self.depth)
+
     def waiting_jobs(self, own: int) -> int:
         """Jobs ahead of a new one. Two lower bounds: the `own` unfinished jobs of this process beyond all slots, exact
         where it is the only one; and what broker and workers say of everyone's, a moment late."""

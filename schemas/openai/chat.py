@@ -34,7 +34,9 @@ class ChatMessage(StrictModel):
     """`content` is a list of parts once validated."""
 
     role: Role
-    content: Annotated[list[TextPart] | None, BeforeValidator(_content_parts)] = None
+    content: Annotated[
+        list[TextPart] | None, BeforeValidator(_content_parts, json_schema_input_type=str | list[TextPart] | None)
+    ] = None
     name: str | None = None
     tool_calls: list[MessageToolCall] | None = None
     tool_call_id: str | None = None

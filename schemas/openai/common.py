@@ -64,7 +64,7 @@ def _bias_keys(value: dict[str, float] | None) -> dict[str, float] | None:
 
 
 Metadata = Annotated[dict[str, Annotated[str, Field(max_length=512)]], Field(max_length=MAX_METADATA_PAIRS)]
-StopStrings = Annotated[list[str] | None, BeforeValidator(_stop_strings)]
+StopStrings = Annotated[list[str] | None, BeforeValidator(_stop_strings, json_schema_input_type=str | list[str] | None)]
 TokenId = Annotated[int, Field(ge=0)]
 LogitBias = Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], AfterValidator(_bias_keys)]
 TopLogprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]

@@ -35,7 +35,9 @@ def _prompts(value: Any) -> list[Prompt]:
 class CompletionRequest(StructuredRequest):
     """`prompt` is always a list of prompts once validated."""
 
-    prompt: Annotated[list[Prompt], BeforeValidator(_prompts)]
+    prompt: Annotated[
+        list[Prompt], BeforeValidator(_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]])
+    ]
     logprobs: TopLogprobs | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
 

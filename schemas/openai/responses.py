@@ -56,7 +56,7 @@ class InputMessage(StrictModel):
     type: Literal["message"] = "message"
     id: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)] | None = None
     role: Role
-    content: Annotated[list[ContentPart], BeforeValidator(_parts)]
+    content: Annotated[list[ContentPart], BeforeValidator(_parts, json_schema_input_type=str | list[ContentPart])]
     status: str | None = None
     phase: str | None = None
 
@@ -98,7 +98,11 @@ class ResponseRequest(StrictModel):
     """`input` is a list of messages once validated. Behind `user` are extensions, as the other endpoints have them."""
 
     model: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
-    input: Annotated[list[InputMessage], BeforeValidator(_messages), Field(min_length=1)]
+    input: Annotated[
+        list[InputMessage],
+        BeforeValidator(_messages, json_schema_input_type=str | list[InputMessage]),
+        Field(min_length=1),
+    ]
     instructions: str | None = None
     previous_response_id: str | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
