@@ -17,7 +17,7 @@ from api.bodies import read_json
 from api.disconnect import ClientGone, until_disconnect
 from api.errors import error_of, request_timeout
 from api.event_log import JobSource
-from api.handlers import json_response
+from api.handlers import ANSWER_HEADERS, json_response
 from api.idempotency import REPLAYED, idempotency_key, json_fingerprint
 from api.keyed import Opened
 from api.metrics import JobTimer
@@ -43,7 +43,10 @@ async def generate(request: Request, endpoint: str) -> Response:
     parsed = parse_body(endpoint, body)
     timeout = wanted_timeout(request, shared.settings.request_timeout)
     await shared.models.require(parsed.model)
-    opened = await _open(request, parsed, json_fingerprint(endpoint, body), timeout)
+    try:
+        opened = await _open(request, parsed, json_fingerprint(endpoint, body), timeout)
+    finally:
+        announce_room(request, parsed.model)
     jobs = opened.jobs
     body_id = response_id(endpoint, parsed.request_id or opened.job_id)
     headers = ignored_header(ignored_params(endpoint, parsed)) | (REPLAYED if opened.is_replay else {})
@@ -94,6 +97,12 @@ async def _open(request: Request, parsed: ChatRequest | CompletionRequest, finge
     jobs = make(job_id)
     admit(jobs)
     return Opened(shared.client, job_id, jobs, is_replay=False)
+
+
+def announce_room(request: Request, model: str) -> None:
+    """Have the answer say how much more the model takes, be it an error."""
+    room = services(request).admission.room(model)
+    setattr(request.state, ANSWER_HEADERS, {} if room is None else room.headers())
 
 
 async def _whole(source: JobSource, jobs: Sequence[Job], timeout: float) -> list[Result]:
