@@ -91,6 +91,16 @@ async def test_one_call_ends_the_answer_where_one_is_allowed(bench: Bench) -> No
     assert bench.reader.finish["j1", 0] == "tool_calls"
 
 
+@pytest.mark.parametrize(("choice", "enforced"), [("required", True), ("auto", False)])
+async def test_the_engine_enforces_a_required_call(bench: Bench, choice: Any, enforced: bool) -> None:
+    engine, _ = await bench.worker(SAYS, syntax=SYNTAX)
+    await bench.submit(job(bench, tool_choice=choice))
+    await engine.until_running(1)
+    assert (engine.added[0].sampling.grammar is not None) is enforced
+    await engine.play()
+    await bench.reader.result("j1")
+
+
 @pytest.mark.parametrize("fields", [{"tools": []}, {"tool_choice": "none"}])
 async def test_nothing_is_called_where_nothing_may_be(bench: Bench, fields: dict[str, Any]) -> None:
     engine, _ = await bench.worker(CALL, syntax=SYNTAX)

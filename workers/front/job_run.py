@@ -86,6 +86,7 @@ class JobRun:
             stop=[],
             bad_words=[],
             bad_token_ids=self.prompt.bad_token_ids,
+            grammar=self.prompt.grammar or sampling.grammar,
             max_tokens=self.prompt.max_tokens,
             logprobs=(sampling.logprobs or 0) if sampling.num_outputs > sampling.n else sampling.logprobs,
         )

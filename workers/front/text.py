@@ -67,6 +67,8 @@ class Prompt:
     max_tokens: int
     output: OutputSyntax | None = None
     """How the answer is read; None: it is all text."""
+    grammar: Grammar | None = None
+    """What the answer has to match where the model has to call a tool."""
     echo: str = ""
     """Text in front of each output."""
     bad_token_ids: list[list[int]] = field(default_factory=list)
@@ -105,13 +107,18 @@ class TextProcessor:
         prompt = _fit(job, await self.tokenize(job, limits), limits)
         bad = self._bad_token_ids(job.sampling)
         _check_ids([token_id for sequence in bad for token_id in sequence], limits.vocab_size, "bad_token_ids")
-        return self._with_output(job, replace(prompt, echo=self._echo(job, prompt.token_ids), bad_token_ids=bad))
+        return await self._with_output(
+            job, limits, replace(prompt, echo=self._echo(job, prompt.token_ids), bad_token_ids=bad)
+        )
 
-    def _with_output(self, job: Job, prompt: Prompt) -> Prompt:
+    async def _with_output(self, job: Job, limits: Limits, prompt: Prompt) -> Prompt:
         if job.messages is None or not self._syntax.concerns(job):
             return prompt
         tail = str(self._tokenizer.decode(prompt.token_ids[-TAIL_TOKENS:], skip_special_tokens=False))
-        return replace(prompt, output=self._syntax.output(job, tail))
+        grammar = self._syntax.grammar(job, tail)
+        if grammar is not None:
+            await self._check_grammar(grammar, limits)
+        return replace(prompt, output=self._syntax.output(job, tail), grammar=grammar)
 
     async def tokenize(self, job: Job, limits: Limits) -> list[int]:
         """The prompt's token ids, those that are left of it. Raises InvalidJobError."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from schemas.messages import Job
+from schemas.messages import Grammar, Job
+from workers.front.tools.enforce import call_grammar
 from workers.front.tools.messages import Message, in_words
 from workers.front.tools.output import OutputSyntax, functions_of
 from workers.front.tools.reasoning import ReasoningStyle, prompt_end
@@ -26,11 +27,12 @@ def wants_tools(job: Job) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ModelSyntax:
-    """`template_has_tools`: the chat template writes tools itself."""
+    """`template_has_tools`: the chat template writes tools itself. `marks` are the tokens that stand for a mark."""
 
     tools: ToolParser | None
     reasoning: ReasoningStyle | None
     template_has_tools: bool
+    marks: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, tokenizer: Any, tools: ToolParserName = "auto", reasoning: ReasoningParserName = "auto") -> ModelSyntax:
@@ -38,7 +40,8 @@ class ModelSyntax:
         template = tokenizer.chat_template or ""
         if isinstance(template, dict):
             template = "\n".join(template.values())
-        return cls(tool_parser(tools, template), reasoning_style(reasoning, template), "tools" in template)
+        marks = {str(token): token_id for token_id, token in tokenizer.added_tokens_decoder.items()}
+        return cls(tool_parser(tools, template), reasoning_style(reasoning, template), "tools" in template, marks)
 
     def refusal(self, job: Job) -> str | None:
         """Why this model cannot serve the job's tools."""
@@ -48,6 +51,8 @@ class ModelSyntax:
             return "tools go with messages, not with a prompt"
         if self.tools is None:
             return "This model's calls cannot be read: its worker has no tool parser (--tool-parser)."
+        if job.tool_choice == "required" and self.tools.form is None:
+            return "In this model's syntax calls cannot be enforced: tool_choice can be auto or none."
         if not self.template_has_tools and self.tools is not TOOL_PARSERS["hermes"]:
             return "This model's chat template takes no tools; its worker can tell them in words with --tool-parser hermes."
         return None
@@ -59,6 +64,12 @@ class ModelSyntax:
     def concerns(self, job: Job) -> bool:
         """Whether the job's answer is more than text."""
         return self.reasoning is not None or wants_tools(job)
+
+    def grammar(self, job: Job, prompt_tail: str) -> Grammar | None:
+        """What an answer has to match where a call is required."""
+        if self.tools is None or self.tools.form is None or not wants_tools(job) or job.tool_choice != "required":
+            return None
+        return call_grammar(job, self.tools.form, self.marks, self.reasoning, prompt_end(prompt_tail))
 
     def output(self, job: Job, prompt_tail: str) -> OutputSyntax:
         """How the answers to the job are read."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from workers.front.tools.enforce import HERMES_FORM, LLAMA3_FORM, MISTRAL_FORM, CallForm
 from workers.front.tools.hermes import hermes, qwen3
 from workers.front.tools.llama3 import TAG, llama3_json
 from workers.front.tools.mistral import ARGUMENTS, CALL_ID, mistral
@@ -23,20 +24,21 @@ ReasoningParserName = Literal["auto", "none", "qwen3", "deepseek"]
 
 @dataclass(frozen=True, slots=True)
 class ToolParser:
-    """Reads text and calls until the text ends. `specials` are special tokens that it must see; ids of calls are of
-    `id_prefix` and `id_length` characters in all, where templates check them."""
+    """Reads text and calls until the text ends. `specials` are special tokens that it must see, `form` says how a call is
+    enforced, and ids of calls are of `id_prefix` and `id_length` characters in all, where templates check them."""
 
     read: Callable[[Source, Sink], Scan[None]]
     specials: frozenset[str] = frozenset()
+    form: CallForm | None = None
     id_prefix: str = "call_"
     id_length: int = 29
 
 
 TOOL_PARSERS = {
-    "hermes": ToolParser(hermes),
-    "qwen3": ToolParser(qwen3),
-    "llama3_json": ToolParser(llama3_json, frozenset({TAG})),
-    "mistral": ToolParser(mistral, frozenset({TOOL_CALLS, ARGUMENTS, CALL_ID}), "", 9),
+    "hermes": ToolParser(hermes, form=HERMES_FORM),
+    "qwen3": ToolParser(qwen3, form=HERMES_FORM),
+    "llama3_json": ToolParser(llama3_json, frozenset({TAG}), LLAMA3_FORM),
+    "mistral": ToolParser(mistral, frozenset({TOOL_CALLS, ARGUMENTS, CALL_ID}), MISTRAL_FORM, "", 9),
     "pythonic": ToolParser(pythonic, frozenset({PYTHON_START, PYTHON_END})),
 }
 REASONING_PARSERS = {"qwen3": ReasoningStyle(), "deepseek": ReasoningStyle(implied=True)}
