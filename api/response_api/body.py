@@ -14,7 +14,6 @@ _CONSTANT: dict[str, Any] = {
     "parallel_tool_calls": True,
     "reasoning": {"effort": None, "summary": None},
     "service_tier": "default",
-    "text": {"format": {"type": "text"}},
     "tool_choice": "auto",
     "tools": [],
     "top_logprobs": 0,

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from api.errors import ApiError, from_validation, unsupported_parameter
 from api.store import ResponseRecord
 from schemas.messages import Job, Result, SamplingParams
-from schemas.openai.responses import ResponseRequest, unsupported_param
+from schemas.openai.responses import ResponseRequest, TextConfig, unsupported_param
 
 RESPONSES = "/v1/responses"
 PREFIX = "resp_"
@@ -65,6 +65,7 @@ def _shown(request: ResponseRequest) -> dict[str, Any]:
         "temperature": 1.0 if request.temperature is None else request.temperature,
         "top_p": 1.0 if request.top_p is None else request.top_p,
         "metadata": request.metadata or {},
+        "text": (request.text or TextConfig()).shown(),
         "background": bool(request.background),
         "store": request.store is not False,
     }
@@ -76,11 +77,12 @@ def job_of(
     """The Job of a response that comes after `history`. Without a seed it follows from the job's id: the same response
     published again is the same job."""
     given = {name: value for name in _SAMPLING if (value := getattr(request, name)) is not None}
+    grammar = None if request.text is None else request.text.format.grammar()
     return Job(
         id=record.job_id,
         model=request.model,
         messages=_messages(request.instructions, record, history),
-        sampling=SamplingParams(seed=request.seed, max_tokens=request.max_output_tokens, **given),
+        sampling=SamplingParams(seed=request.seed, max_tokens=request.max_output_tokens, grammar=grammar, **given),
         stream=bool(request.stream or request.background),
         store_output=bool(record.request["store"]),
         owner=record.owner,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+import msgspec
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from schemas.messages import MAX_ID_LENGTH
+from schemas.messages import MAX_GRAMMAR_LENGTH, MAX_ID_LENGTH, Grammar
 from schemas.openai.common import Metadata, StopStrings, StrictModel, invalid_type
+from schemas.openai.structured import ANY_OBJECT
 from schemas.openai.unsupported import first_unsupported
 
 Role = Literal["system", "developer", "user", "assistant"]
@@ -83,11 +85,41 @@ def _messages(value: Any) -> Any:
 
 
 class TextFormat(StrictModel):
-    type: Literal["text"]
+    """The schema is always enforced as a whole, `strict` or not."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+    @model_validator(mode="after")
+    def _schema_is_given(self) -> TextFormat:
+        for name, value in (("name", self.name), ("schema", self.schema_)):
+            if self.type == "json_schema" and value is None:
+                raise PydanticCustomError("missing", "Field required", {"param": name})
+        if len(self._text()) > MAX_GRAMMAR_LENGTH:
+            message = f"At most {MAX_GRAMMAR_LENGTH} characters are allowed"
+            raise PydanticCustomError("invalid_value", message, {"param": "schema"})
+        return self
+
+    def grammar(self) -> Grammar | None:
+        """What the output must match; None for plain text."""
+        if self.type == "text":
+            return None
+        return Grammar(kind="json", value=self._text(), param="text.format")
+
+    def _text(self) -> str:
+        schema = self.schema_ if self.type == "json_schema" else ANY_OBJECT
+        return msgspec.json.encode(schema).decode()
 
 
 class TextConfig(StrictModel):
-    format: TextFormat | None = None
+    format: TextFormat = TextFormat(type="text")
+
+    def shown(self) -> dict[str, Any]:
+        """As the response object has it."""
+        return self.model_dump(by_alias=True, exclude_none=True, include={"format"})
 
 
 class StreamOptions(StrictModel):
@@ -156,9 +188,6 @@ def unsupported_param(body: dict[str, Any]) -> str | None:
 
 
 def _unsupported_text(text: dict[str, Any]) -> str | None:
-    wanted = text.get("format")
-    if isinstance(wanted, dict) and isinstance(wanted.get("type"), str) and wanted["type"] != "text":
-        return "text.format.type"
     return "text.verbosity" if text.get("verbosity") not in (None, "medium") else None
 
 

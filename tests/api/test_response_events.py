@@ -25,6 +25,7 @@ REQUEST: dict[str, Any] = {
     "temperature": 1.0,
     "top_p": 1.0,
     "metadata": {},
+    "text": {"format": {"type": "text"}},
     "background": True,
     "store": True,
 }

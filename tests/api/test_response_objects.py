@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import openai
+import pydantic
 import pytest
 
 from api.jobs.recorder import Recorder
@@ -154,6 +156,23 @@ async def test_output_echoed_back_as_input(client: openai.AsyncOpenAI, worker: S
     assert [message["content"] for message in list(worker.jobs.values())[-1].messages or []] == ["one", "two"]
 
 
+class Answer(pydantic.BaseModel):
+    number: int
+
+
+async def test_formats_reach_the_job_as_grammars(client: openai.AsyncOpenAI, worker: StubWorker) -> None:
+    parsed = await client.responses.parse(model="stub", input='{"number":1}', text_format=Answer)
+    assert parsed.output_parsed == Answer(number=1)
+    assert (await client.responses.retrieve(parsed.id)).text == parsed.text
+    await client.responses.create(model="stub", input="{}", text={"format": {"type": "json_object"}})
+    await client.responses.create(model="stub", input="{}", text={"format": {"type": "text"}})
+    schema, any_object, plain = [job.sampling.grammar for job in worker.jobs.values()]
+    assert schema is not None
+    assert any_object is not None
+    assert (schema.kind, schema.param, json.loads(schema.value)["required"]) == ("json", "text.format", ["number"])
+    assert (json.loads(any_object.value), plain) == ({"type": "object"}, None)
+
+
 async def test_what_is_not_stored_is_gone(client: openai.AsyncOpenAI, worker: StubWorker, store: Store) -> None:
     made = await client.responses.create(model="stub", input="one", store=False)
     assert (made.output_text, list(worker.jobs.values())[-1].store_output) == ("one", False)
@@ -265,7 +284,7 @@ async def test_failures(client: openai.AsyncOpenAI) -> None:
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"include": ["reasoning.encrypted_content"]}, "include"),
         ({"truncation": "auto"}, "truncation"),
-        ({"text": {"format": {"type": "grammar"}}}, "text.format.type"),
+        ({"text": {"verbosity": "low"}}, "text.verbosity"),
         ({"input": [{"type": "item_reference", "id": "i"}]}, "input[0].type"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
     ],
@@ -284,6 +303,9 @@ async def test_what_is_not_served_is_named(http: httpx.AsyncClient, fields: dict
         ({"input": [{"role": "robot", "content": "x"}]}, "input[0].role"),
         ({"input": [{"role": "user"}]}, "input[0].content"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"text": {"format": {"type": "grammar"}}}, "text.format.type"),
+        ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
+        ({"text": {"format": {"type": "json_schema", "schema": {}}}}, "text.format.name"),
         ({"temperature": 3}, "temperature"),
         ({"metadata": {"k": 1}}, "metadata.k"),
         ({"background": True, "store": False}, "background"),
