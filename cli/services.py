@@ -12,9 +12,8 @@ from urllib.parse import urlsplit
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.batch_lines import body_from_line, job_from_line
 from api.jobs.dispatcher import Dispatcher
-from api.requests import job_from_body
-from api.responses import body_from_result
 from api.store import Store, StoreError
 from api.store.migrate import upgrade
 from broker.base import Broker, BrokerError
@@ -103,4 +102,4 @@ def _first_line(error: Exception) -> str:
 
 
 def make_dispatcher(broker: Broker, store: Store) -> Dispatcher:
-    return Dispatcher(broker, store, parse=job_from_body, render=body_from_result)
+    return Dispatcher(broker, store, parse=job_from_line, render=body_from_line)

@@ -30,7 +30,7 @@ STOP_TIMEOUT = 5.0
 class Dispatcher:
     """Batch lines out to the request queues, their results collected into files.
 
-    `parse` is `api.requests.job_from_body`, `render` is `api.responses.body_from_result`.
+    `parse` is `api.batch_lines.job_from_line`, `render` is `api.batch_lines.body_from_line`.
     """
 
     def __init__(

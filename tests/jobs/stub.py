@@ -69,7 +69,7 @@ class StubWorker:
 
 def answer(job: Job) -> Result:
     """The worker's Result."""
-    prompt = job.prompt or ""
+    prompt = job.prompt or (job.messages or [{"content": ""}])[-1]["content"]
     common: dict[str, Any] = {"job": job.id, "model": job.model, "owner": job.owner, "job_class": job.job_class}
     if prompt == "fail":
         return Result(outcome="failed", error=ErrorInfo(message="too long", code="context_length_exceeded"), **common)
@@ -135,7 +135,7 @@ def jsonl(*lines: dict[str, Any] | bytes) -> bytes:
 async def submit(store: Store, content: bytes, **fields: Any) -> BatchRecord:
     """A batch of an uploaded file."""
     file = await store.files.create(chunks([content]), owner="me", filename="in", purpose="batch", limit=10**9)
-    return await store.batches.create("me", input_file_id=file.id, endpoint=ENDPOINT, **fields)
+    return await store.batches.create("me", input_file_id=file.id, **{"endpoint": ENDPOINT} | fields)
 
 
 async def until_status(store: Store, batch: BatchRecord, *statuses: str) -> BatchRecord:
