@@ -13,12 +13,13 @@ COMMANDS = {
     "generate": "transformers generate() and Headrace on one GPU, requests of mixed lengths",
     "http": "a load on any OpenAI-compatible server: rates, latencies, goodput",
     "chaos": "jobs through all doors while everything is killed in turn; then the books are compared",
+    "structured": "outputs that follow JSON Schemas: whether they are right, and what the masks cost",
     "overhead": "what HTTP, queue and worker add to an engine that is called in process",
 }
 
 
 def usage() -> str:
-    lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    lines = [f"  {name:<11}{text}" for name, text in COMMANDS.items()]
     return "\n".join((f"usage: headrace bench {' | '.join(COMMANDS)} [--help]", "", *lines, ""))
 
 

@@ -71,7 +71,7 @@ class Grammars:
     """
 
     def __init__(self, tokenizer: str, vocab_size: int, eos_token_ids: list[int]) -> None:
-        self._tokenizer, self._vocab_size, self._eos_token_ids = tokenizer, vocab_size, eos_token_ids
+        self._tokenizer, self.vocab_size, self._eos_token_ids = tokenizer, vocab_size, eos_token_ids
         self._limits = llguidance.LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
         self._vocabulary = lru_cache(1)(self._make_vocabulary)
         self._compiled = lru_cache(CACHED_GRAMMARS)(self._compile)
@@ -95,7 +95,7 @@ class Grammars:
             if not self._tokenizer:
                 raise ValueError("it is not a fast one")
             ends = self._eos_token_ids or None
-            return llguidance.LLTokenizer(self._tokenizer, n_vocab=self._vocab_size, eos_token=ends)
+            return llguidance.LLTokenizer(self._tokenizer, n_vocab=self.vocab_size, eos_token=ends)
         except ValueError as error:
             raise GrammarError(f"this model's tokenizer cannot follow a grammar: {_reason(str(error))}") from error
 
@@ -106,7 +106,7 @@ class Grammars:
         if made.is_error():
             raise GrammarError(_reason(made.get_error()))
         # some that nothing can match compile, and fail at their first mask
-        Matcher(made.deep_copy()).fill(np.empty(-(-self._vocab_size // 32), dtype=np.int32))
+        Matcher(made.deep_copy()).fill(np.empty(-(-self.vocab_size // 32), dtype=np.int32))
         if time.monotonic() - started > COMPILE_SECONDS:
             raise GrammarError(f"it takes more than {COMPILE_SECONDS:g} s to compile")
         return made

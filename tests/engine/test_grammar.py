@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +14,7 @@ from schemas.messages import Grammar, SamplingParams
 from tests.engine import tiny
 from tests.front import tokenizers
 from workers.engine.engine import Engine, InvalidRequest
-from workers.engine.masks import TokenMasks
+from workers.engine.masks import TokenMasks, unpack_bits
 from workers.engine.sampler import Sampler
 from workers.grammar import GrammarError, Grammars, Matcher
 from workers.protocol import AddRequest, TokenOutput
@@ -239,6 +240,14 @@ def test_masks_spread_over_their_rows() -> None:
     kept = sampler._constrain(logits, logits, masks)
     assert torch.equal(kept[1], logits[1])
     assert torch.isfinite(kept).sum(-1).tolist() == [2, vocab, 1]
+
+
+def test_bits_unpack_alike_on_every_device() -> None:
+    octets = np.random.default_rng(0).integers(0, 256, (3, 12), dtype=np.uint8)
+    want = np.unpackbits(octets, axis=1, count=90, bitorder="little").astype(bool)
+    got = unpack_bits(torch.from_numpy(octets).to(tiny.DEVICE), 90)
+    assert got.dtype is torch.bool
+    assert np.array_equal(got.cpu().numpy(), want)
 
 
 def test_where_bans_leave_nothing_the_grammar_counts() -> None:

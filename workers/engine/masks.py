@@ -30,10 +30,13 @@ class TokenMasks:
         octets = self.bits.view(np.uint8)
         if device.type == "cpu":  # 0.5 ms for 64 rows of 49,152; the same by torch's shifts 33 ms
             return torch.from_numpy(np.unpackbits(octets, axis=1, count=vocab, bitorder="little")).view(torch.bool)
-        shifts = torch.arange(8, dtype=torch.uint8, device=device)
-        # an eighth of what goes over the bus otherwise
-        spread = (upload(octets, device)[:, :, None] >> shifts) & 1
-        return spread.view(len(self.rows), -1)[:, :vocab].bool()
+        return unpack_bits(upload(octets, device), vocab)  # an eighth of the bytes go over the bus
+
+
+def unpack_bits(octets: Tensor, vocab: int) -> Tensor:
+    """octets: [rows, bytes] uint8, lowest bit first. Returns [rows, vocab] bool."""
+    shifts = torch.arange(8, dtype=torch.uint8, device=octets.device)
+    return ((octets[:, :, None] >> shifts) & 1).flatten(1)[:, :vocab].bool()
 
 
 MaskSource = Callable[[], TokenMasks | None]
