@@ -11,5 +11,5 @@ from tests.e2e.service import Service, served
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with served(tmp_path_factory.mktemp("service")) as running:
+    with served(tmp_path_factory.mktemp("service"), "--tool-parser", "hermes") as running:
         yield running
