@@ -65,6 +65,12 @@ def test_each_example_is_run_here() -> None:
         assert here.count(f'run("{heading}"') == blocks, heading
 
 
+def test_structured_outputs(live_url: str) -> None:
+    river = json.loads(run("Structured outputs", address=live_url))
+    assert list(river) == ["river", "length_km"]
+    assert river["length_km"] <= 9999
+
+
 def test_curl(live_url: str) -> None:
     answer = json.loads(run("curl", address=live_url))
     assert "Paris" in answer["choices"][0]["message"]["content"]

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from schemas.messages import Grammar
 from tests.delivery.conftest import undisturbed
 from tests.delivery.service import Answer, Service, check_same, job
 from workers.front import suspects
 
+WORDS = Grammar(kind="regex", value="[a-z]{2,9}(-[a-z]{2,9}){7}")
 SAMPLINGS: dict[str, dict[str, Any]] = {
     "greedy": {},
     "seeded": {"temperature": 1.0, "seed": 7},
@@ -20,6 +22,7 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
     "logprobs": {"temperature": 1.0, "seed": 4, "logprobs": 3},
     "penalties": {"presence_penalty": 1.5, "frequency_penalty": 0.7, "repetition_penalty": 1.3},
     "bias": {"temperature": 1.0, "seed": 5, "logit_bias": {40: 4.0, 41: 4.0}},
+    "grammar": {"temperature": 1.0, "seed": 9, "n": 2, "grammar": WORDS},
     "min_tokens": {"temperature": 1.0, "seed": 6, "min_tokens": 20, "stop_token_ids": list(range(60, 140))},
 }
 

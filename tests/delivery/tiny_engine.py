@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.engine import tiny
 from tests.front.harness import TOKENIZER
 from workers.front.engine_client import StepHandler
+from workers.grammar import Grammars, tokenizer_json
 from workers.protocol import AddRequest, Ready, StepOutput
 
 VOCAB = len(TOKENIZER)
@@ -36,6 +37,7 @@ class TinyEngine:
     def __init__(self, pace: float | None = None) -> None:
         self.added: list[AddRequest] = []
         self._engine = tiny.engine(model())
+        self._engine.grammars = Grammars(tokenizer_json(TOKENIZER), VOCAB, EOS)
         self._pace = pace
         self._handler: StepHandler = lambda step: None
         self._changed = asyncio.Event()
