@@ -179,6 +179,25 @@ async def test_tools_are_refused_where_calls_cannot_be_read(parser: Any, said: s
 
 
 @pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"tools": [], "tool_choice": "required"}, "where there are tools"),
+        ({"messages": None, "prompt": "x"}, "not with a prompt"),
+        ({"tools": [{"name": "f"}]}, "tools[0].function.name"),
+        ({"tools": [TOOL, {"function": {"name": "g", "parameters": "x"}}]}, "tools[1].function.parameters"),
+        ({"tool_choice": "required", "tool_name": "g"}, "none of the tools"),
+        ({"tool_name": "f"}, "goes with"),
+    ],
+)
+async def test_malformed_tools_from_the_queue_are_named(fields: dict[str, Any], said: str) -> None:
+    tokenizer = tokenizers.byte_level(TEMPLATE)
+    asked = {"messages": [{"role": "user", "content": "hi"}], "tools": [TOOL], **fields}
+    with pytest.raises(InvalidJobError) as caught:
+        await TextProcessor(tokenizer).prepare(Job(id="j", model="m", **asked), Limits(4096, 400))
+    assert said in caught.value.error.message
+
+
+@pytest.mark.parametrize(
     ("effort", "text", "seen"), [(True, "hm</think>yes", ("hm", "yes")), (False, "yes", ("", "yes"))]
 )
 async def test_reasoning_that_the_prompt_has_begun(effort: bool, text: str, seen: tuple[str, str]) -> None:

@@ -25,6 +25,25 @@ def wants_tools(job: Job) -> bool:
     return bool(job.tools) and job.tool_choice != "none"
 
 
+def _malformed(job: Job) -> str | None:
+    """What is wrong with a job that did not come over HTTP."""
+    if not job.tools:
+        return "tool_choice can only be required where there are tools" if job.tool_choice == "required" else None
+    if job.messages is None:
+        return "tools go with messages, not with a prompt"
+    functions = [tool.get("function") for tool in job.tools]
+    for index, function in enumerate(functions):
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            return f"tools[{index}].function.name should be a string"
+        if not isinstance(function.get("parameters", {}), dict):
+            return f"tools[{index}].function.parameters should be a JSON Schema, which is an object"
+    if job.tool_name is None:
+        return None
+    if job.tool_choice != "required":
+        return "tool_name goes with the tool_choice required"
+    return None if job.tool_name in functions_of(job).by_name else "tool_name names none of the tools"
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSyntax:
     """`template_has_tools`: the chat template writes tools itself. `marks` are the tokens that stand for a mark."""
@@ -44,11 +63,9 @@ class ModelSyntax:
         return cls(tool_parser(tools, template), reasoning_style(reasoning, template), "tools" in template, marks)
 
     def refusal(self, job: Job) -> str | None:
-        """Why this model cannot serve the job's tools."""
-        if not wants_tools(job):
-            return None
-        if job.messages is None:
-            return "tools go with messages, not with a prompt"
+        """Why the job's tools cannot be served: by anybody, or by this model."""
+        if (reason := _malformed(job)) is not None or not wants_tools(job):
+            return reason
         if self.tools is None:
             return "This model's calls cannot be read: its worker has no tool parser (--tool-parser)."
         if job.tool_choice == "required" and self.tools.form is None:
