@@ -151,6 +151,7 @@ def _deltas(result: Result) -> list[Delta]:
             finish_reason=choice.finish_reason,
             prompt_tokens=result.usage.prompt_tokens,
             prompt_token_ids=choice.prompt_token_ids,
+            prompt_logprobs=choice.prompt_logprobs,
         )
         for choice in result.choices
     ]

@@ -42,6 +42,7 @@ _SAME_NAMES = (
     "ignore_eos",
     "include_stop_str_in_output",
     "skip_special_tokens",
+    "prompt_logprobs",
     "bad_words",
     "allowed_token_ids",
 )

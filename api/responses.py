@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from api.requests import CHAT_COMPLETIONS
-from schemas.messages import Choice, PositionLogprobs, Result, TokenLogprob, ToolCall, Usage
+from schemas.messages import Choice, PositionLogprobs, Result, ScoredToken, TokenLogprob, ToolCall, Usage
 
 LOWEST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON cannot hold."""
@@ -74,7 +74,9 @@ def completion_logprobs(positions: list[PositionLogprobs], first_offset: int = 0
         "token_logprobs": [_finite(position.sampled.logprob) for position in positions],
         "tokens": [position.sampled.token for position in positions],
         "top_logprobs": [
-            {token.token: _finite(token.logprob) for token in [*position.top, position.sampled]}
+            None
+            if position.sampled.logprob is None
+            else {token.token: _finite(token.logprob) for token in [*position.top, position.sampled]}
             for position in positions
         ],
     }
@@ -84,14 +86,25 @@ def _chat_logprob(token: TokenLogprob) -> dict[str, Any]:
     return {"token": token.token, "logprob": _finite(token.logprob), "bytes": token.token_bytes}
 
 
-def _finite(logprob: float) -> float:
-    return logprob if math.isfinite(logprob) else LOWEST_LOGPROB
+def _finite(logprob: float | None) -> float | None:
+    return logprob if logprob is None or math.isfinite(logprob) else LOWEST_LOGPROB
 
 
 def token_ids_of(token_ids: list[int], prompt_token_ids: list[int] | None) -> dict[str, Any]:
     """The ids of an output, and with its first piece those of its prompt, as both were asked for."""
     prompt = {} if prompt_token_ids is None else {"prompt_token_ids": prompt_token_ids}
     return {"token_ids": token_ids, **prompt}
+
+
+def prompt_logprobs_of(positions: list[list[ScoredToken]] | None) -> dict[str, Any]:
+    """Log probabilities of the prompt's tokens, where they were asked for; the first token has none."""
+    if positions is None:
+        return {}
+    return {"prompt_logprobs": [None, *({str(one.token_id): _scored(one) for one in each} for each in positions)]}
+
+
+def _scored(token: ScoredToken) -> dict[str, Any]:
+    return {"logprob": _finite(token.logprob), "rank": token.rank, "decoded_token": token.token}
 
 
 def _chat_choice(index: int, choice: Choice) -> dict[str, Any]:
@@ -101,6 +114,7 @@ def _chat_choice(index: int, choice: Choice) -> dict[str, Any]:
         "logprobs": None if choice.logprobs is None else chat_logprobs(choice.logprobs),
         "finish_reason": choice.finish_reason,
         **({} if choice.prompt_token_ids is None else token_ids_of(choice.token_ids, choice.prompt_token_ids)),
+        **prompt_logprobs_of(choice.prompt_logprobs),
     }
 
 
@@ -137,4 +151,5 @@ def _completion_choice(index: int, choice: Choice) -> dict[str, Any]:
         "logprobs": None if choice.logprobs is None else completion_logprobs(choice.logprobs),
         "finish_reason": choice.finish_reason,
         **({} if choice.prompt_token_ids is None else token_ids_of(choice.token_ids, choice.prompt_token_ids)),
+        **prompt_logprobs_of(choice.prompt_logprobs),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from api.chunks import ChunkWriter
-from api.responses import token_ids_of, usage_body
+from api.responses import prompt_logprobs_of, token_ids_of, usage_body
 from schemas.messages import Delta, Usage
 from schemas.openai.common import GenerationRequest
 
@@ -14,14 +14,14 @@ _encode = msgspec.json.Encoder().encode
 
 def chunk_writer(endpoint: str, body_id: str, created: int, request: GenerationRequest) -> ChunkWriter:
     """What writes the chunks that `request` asks for."""
-    if request.return_token_ids or request.continuous_usage:
+    if request.return_token_ids or request.continuous_usage or request.prompt_logprobs is not None:
         return RichChunkWriter(endpoint, body_id, created, request)
     return ChunkWriter(endpoint, body_id, created, request.model, include_usage=request.include_usage)
 
 
 class RichChunkWriter(ChunkWriter):
-    """Adds the ids of its tokens to each chunk, those of the prompt to the first of each choice, and the usage up to it,
-    as far as `request` asks for them. With ids there is a chunk even for tokens whose text is held back."""
+    """Adds the ids of its tokens to each chunk, what was asked for of the prompt to the first of each choice, and the
+    usage up to it, as far as `request` asks for them. With ids there is a chunk even for tokens whose text is held back."""
 
     def __init__(self, endpoint: str, body_id: str, created: int, request: GenerationRequest) -> None:
         super().__init__(endpoint, body_id, created, request.model, include_usage=request.include_usage)
@@ -33,9 +33,12 @@ class RichChunkWriter(ChunkWriter):
         self._completion_tokens += len(delta.token_ids)
         if delta.choice == 0:
             self._prompt_tokens += delta.prompt_tokens
-        if not self._has_token_ids and not (delta.text or delta.reasoning or delta.tool_calls or delta.finish_reason):
+        extra = prompt_logprobs_of(delta.prompt_logprobs)
+        if self._has_token_ids:
+            extra |= token_ids_of(delta.token_ids, delta.prompt_token_ids)
+        said = delta.text or delta.reasoning or delta.tool_calls or delta.logprobs or delta.finish_reason
+        if not (said or extra):
             return b""
-        extra = token_ids_of(delta.token_ids, delta.prompt_token_ids) if self._has_token_ids else {}
         return self._chunk(choice, delta, b"," + _encode(extra)[1:-1] if extra else b"", self._usage_so_far())
 
     def _usage_so_far(self) -> bytes:

@@ -51,9 +51,10 @@ class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `seed` makes the draw at each position a pure function of (seed, position); the publisher sets it when the caller
     did not, so that a redelivered job continues as it began. `logprobs` counts the alternatives reported beside the
     sampled token; None reports nothing. `max_tokens` None means up to the model's context. An output with a `grammar`
-    ends where nothing may follow, be it shorter than `min_tokens`. Of `best_of` outputs the `n` with the highest mean log
-    probability are kept. `bad_token_ids` are sequences that an output never completes; a worker makes them of `bad_words`.
-    With `allowed_token_ids` no other token is sampled.
+    ends where nothing may follow, be it shorter than `min_tokens`. `prompt_logprobs` is what `logprobs` is, for the tokens
+    of the prompt; such a prompt is computed anew, whatever of it is cached. Of `best_of` outputs the `n` with the highest
+    mean log probability are kept. `bad_token_ids` are sequences that an output never completes; a worker makes them of
+    `bad_words`. With `allowed_token_ids` no other token is sampled.
     """
 
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] = 1
@@ -72,6 +73,7 @@ class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ignore_eos: bool = False
     logit_bias: dict[int, Annotated[float, Meta(ge=-100.0, le=100.0)]] = {}
     logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     grammar: Grammar | None = None
@@ -141,10 +143,10 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TokenLogprob(Struct, frozen=True, array_like=True):
-    """Natural log probability of one token, its text and its raw bytes."""
+    """Natural log probability of one token, its text and its raw bytes; None of a prompt's first token."""
 
     token: str
-    logprob: float
+    logprob: float | None
     token_bytes: list[int]
 
 
@@ -153,6 +155,15 @@ class PositionLogprobs(Struct, frozen=True, array_like=True):
 
     sampled: TokenLogprob
     top: list[TokenLogprob]
+
+
+class ScoredToken(Struct, frozen=True, array_like=True):
+    """A token at one position of a prompt, its text, natural log probability, and rank among all, from 1."""
+
+    token_id: int
+    token: str
+    logprob: float
+    rank: int
 
 
 class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -190,7 +201,8 @@ class Delta(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `offset` is how many tokens of this choice came before. `text` may lag behind the tokens: bytes of an unfinished
     character and the possible beginning of a stop string are held back. What a model says in its own syntax comes apart
     from the text: `reasoning` before its answer, and `tool_calls`. The first delta of a choice, with offset 0, says how
-    many tokens the prompt has, and which, where the job asks to `return_token_ids`.
+    many tokens the prompt has, and which, where the job asks to `return_token_ids`. So it does with `prompt_logprobs`: of
+    each token but the first, and then of the likeliest at its position. What is echoed has its part in `logprobs`.
     """
 
     job: str
@@ -205,10 +217,11 @@ class Delta(Struct, frozen=True, kw_only=True, omit_defaults=True):
     finish_reason: FinishReason | None = None
     prompt_tokens: int = 0
     prompt_token_ids: list[int] | None = None
+    prompt_logprobs: list[list[ScoredToken]] | None = None
 
 
 class Choice(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One finished output of a job; `prompt_token_ids` where the job asks to `return_token_ids`."""
+    """One finished output of a job. Of the prompt it has what the first Delta has."""
 
     index: int
     text: str
@@ -218,6 +231,7 @@ class Choice(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reasoning: str = ""
     tool_calls: list[ToolCall] = []
     prompt_token_ids: list[int] | None = None
+    prompt_logprobs: list[list[ScoredToken]] | None = None
 
 
 class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -40,16 +40,19 @@ ToEngine = AddRequest | AbortRequests | Shutdown
 
 
 class TokenLogprobs(Struct, frozen=True, array_like=True):
-    """Log probabilities at one position: the sampled token's, then the most likely ids with theirs, best first."""
+    """Log probabilities at one position: the sampled token's, then the most likely ids with theirs, best first. Of a
+    prompt's token also its rank, from 1."""
 
     sampled: float
     top_ids: list[int]
     top_logprobs: list[float]
+    rank: int = 0
 
 
 class TokenOutput(Struct, frozen=True, array_like=True):
     """New tokens of one request. `finish_reason` is set on its last output; an end-of-sequence or stop token that ended
-    it is included in `token_ids`. `stopped_by` is that token's id. `error` is set, without tokens, where it failed."""
+    it is included in `token_ids`. `stopped_by` is that token's id. `error` is set, without tokens, where it failed.
+    `prompt_logprobs` comes with the first output: of each of the prompt's tokens but the first."""
 
     id: str
     token_ids: list[int]
@@ -58,6 +61,7 @@ class TokenOutput(Struct, frozen=True, array_like=True):
     cached_tokens: int = 0
     logprobs: list[TokenLogprobs] | None = None
     error: str | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None
 
 
 class EngineStats(Struct, frozen=True, array_like=True):

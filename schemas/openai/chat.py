@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from schemas.openai.common import StrictModel, TopLogprobs, invalid_type
+from schemas.openai.prompt_logprobs import PromptLogprob
 from schemas.openai.tools import MessageToolCall, ToolCallBody, ToolCallDelta, ToolRequest
 from schemas.openai.usage import UsageBody
 
@@ -153,6 +154,7 @@ class ChatChoice(BaseModel):
     finish_reason: str
     token_ids: list[int] | None = None
     prompt_token_ids: list[int] | None = None
+    prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = None
 
 
 class ChatCompletion(BaseModel):
@@ -181,6 +183,7 @@ class ChatChunkChoice(BaseModel):
     finish_reason: str | None
     token_ids: list[int] | None = None
     prompt_token_ids: list[int] | None = None
+    prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = None
 
 
 class ChatCompletionChunk(BaseModel):

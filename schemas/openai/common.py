@@ -97,6 +97,7 @@ class GenerationRequest(StrictModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     include_stop_str_in_output: bool | None = None
+    prompt_logprobs: TopLogprobs | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
     """Accepted: text is what the tokens spell, and no space is ever put between special tokens."""

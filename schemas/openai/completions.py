@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from schemas.messages import MAX_CHOICES
 from schemas.openai.common import TopLogprobs, invalid, invalid_type, is_token_ids
+from schemas.openai.prompt_logprobs import PromptLogprob
 from schemas.openai.structured import StructuredRequest
 from schemas.openai.usage import UsageBody
 
@@ -51,19 +52,12 @@ class CompletionRequest(StructuredRequest):
             raise PydanticCustomError("invalid_value", message, {"param": "best_of"})
         return self
 
-    @model_validator(mode="after")
-    def _no_logprobs_of_what_is_echoed(self) -> CompletionRequest:
-        if self.echo and self.logprobs is not None:
-            message = "echo together with logprobs is not supported: there are no log probabilities of prompts"
-            raise PydanticCustomError("invalid_value", message, {"param": "echo"})
-        return self
-
 
 class CompletionLogprobs(BaseModel):
     text_offset: list[int]
-    token_logprobs: list[float]
+    token_logprobs: list[float | None]
     tokens: list[str]
-    top_logprobs: list[dict[str, float]]
+    top_logprobs: list[dict[str, float] | None]
 
 
 class CompletionChoice(BaseModel):
@@ -73,6 +67,7 @@ class CompletionChoice(BaseModel):
     finish_reason: str | None
     token_ids: list[int] | None = None
     prompt_token_ids: list[int] | None = None
+    prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = None
 
 
 class Completion(BaseModel):

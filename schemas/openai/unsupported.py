@@ -13,7 +13,6 @@ SHARED: dict[str, tuple[Any, ...]] = {
     "use_beam_search": (False,),
     "length_penalty": (1, 1.0),
     "logits_processors": ([],),
-    "prompt_logprobs": _NOTHING,
 }
 
 CHAT: dict[str, tuple[Any, ...]] = SHARED | {

@@ -10,8 +10,22 @@ import pytest
 from api.errors import ApiError
 from api.idempotency import json_fingerprint
 from api.requests import CHAT_COMPLETIONS, PLAIN_COMPLETIONS, job_from_body
+from api.responses import body_from_result
+from api.rich_chunks import chunk_writer
 from api.store import Store
-from schemas.messages import Choice, Job, Result, Usage, decode, encode
+from schemas.messages import (
+    Choice,
+    Delta,
+    Job,
+    PositionLogprobs,
+    Result,
+    ScoredToken,
+    TokenLogprob,
+    Usage,
+    decode,
+    encode,
+)
+from schemas.openai.completions import Completion, CompletionRequest
 from tests.api import sse_reader
 from tests.api.stub_worker import StubWorker
 from tests.api.test_completions import CHAT, PLAIN, chat, plain
@@ -39,7 +53,7 @@ def test_they_arrive() -> None:
         "priority": -5,
         "cache_salt": "mine",
     }
-    sampling = {"bad_words": ["no", "not this"], "allowed_token_ids": [1, 2]}
+    sampling = {"bad_words": ["no", "not this"], "allowed_token_ids": [1, 2], "prompt_logprobs": 0}
     job = job_of(
         PLAIN_COMPLETIONS, plain("a", **given, **sampling, n=2, best_of=5, spaces_between_special_tokens=False)
     )
@@ -64,7 +78,7 @@ def test_chat_templates_get_their_arguments(fields: dict[str, Any], arguments: d
 @pytest.mark.parametrize(
     ("endpoint", "body", "param"),
     [
-        (CHAT_COMPLETIONS, chat("a", prompt_logprobs=1), "prompt_logprobs"),
+        (CHAT_COMPLETIONS, chat("a", prompt_logprobs=21), "prompt_logprobs"),
         (CHAT_COMPLETIONS, chat("a", chat_template="{{ x }}"), "chat_template"),
         (
             CHAT_COMPLETIONS,
@@ -81,7 +95,6 @@ def test_chat_templates_get_their_arguments(fields: dict[str, Any], arguments: d
         (CHAT_COMPLETIONS, chat("a", stream=True, stream_options={"continuous_usage_stats": True}), "stream_options"),
         (PLAIN_COMPLETIONS, plain("a", n=3, best_of=2), "best_of"),
         (PLAIN_COMPLETIONS, plain("a", n=1, best_of=2, stream=True), "best_of"),
-        (PLAIN_COMPLETIONS, plain("a", echo=True, logprobs=1), "echo"),
     ],
 )
 def test_what_cannot_be_is_named(endpoint: str, body: dict[str, Any], param: str) -> None:
@@ -144,3 +157,38 @@ async def test_a_replay_brings_the_same(http: httpx.AsyncClient, store: Store, w
     assert chunk["choices"][0]["token_ids"] == [0, 1, 2]
     assert chunk["choices"][0]["prompt_token_ids"] == [7, 8]
     assert chunk["usage"]["total_tokens"] == 5
+
+
+SCORED = [[ScoredToken(5, "b", -1.0, 3), ScoredToken(6, "x", -0.25, 1)]]
+
+
+def test_prompt_logprobs_are_written_as_vllm_does() -> None:
+    first = PositionLogprobs(TokenLogprob("a", None, [97]), [])
+    second = PositionLogprobs(TokenLogprob("b", -1.0, [98]), [TokenLogprob("x", -0.25, [120])])
+    choice = Choice(
+        index=0, text="ab", token_ids=[5], finish_reason="length", logprobs=[first, second], prompt_logprobs=SCORED
+    )
+    result = Result(job="j", model="m", outcome="completed", choices=[choice])
+    assert decode(Result, encode(result)) == result
+    body = body_from_result(PLAIN_COMPLETIONS, result)["choices"][0]
+    scored = {
+        "5": {"logprob": -1.0, "rank": 3, "decoded_token": "b"},
+        "6": {"logprob": -0.25, "rank": 1, "decoded_token": "x"},
+    }
+    assert body["prompt_logprobs"] == [None, scored]
+    assert body["logprobs"] == {
+        "text_offset": [0, 1],
+        "token_logprobs": [None, -1.0],
+        "tokens": ["a", "b"],
+        "top_logprobs": [None, {"x": -0.25, "b": -1.0}],
+    }
+    assert Completion.model_validate(body_from_result(PLAIN_COMPLETIONS, result)).choices[0].prompt_logprobs
+
+
+def test_a_stream_brings_them_with_its_first_chunk() -> None:
+    request = CompletionRequest.model_validate(plain("a", stream=True, prompt_logprobs=1))
+    writer = chunk_writer(PLAIN_COMPLETIONS, "id", 1, request)
+    first = writer.delta(0, Delta(job="j", epoch=0, offset=0, token_ids=[5], prompt_logprobs=SCORED))
+    assert b'"prompt_logprobs":[null,{"5":{"logprob":-1.0,"rank":3,' in first
+    assert writer.delta(0, Delta(job="j", epoch=0, offset=1, token_ids=[6])) == b""
+    assert b"prompt_logprobs" not in writer.delta(0, Delta(job="j", epoch=0, offset=2, text="x", token_ids=[7]))

@@ -170,6 +170,38 @@ def test_preemption(reference: Reference, tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
+def test_logprobs_of_prompts(reference: Reference, plain: Service) -> None:
+    """Of every token of all prompts within 1e-3, echoed and by themselves, of each of two choices; some are cached."""
+    body = {
+        "model": MODEL,
+        "prompt": reference.prompts,
+        "max_tokens": 1,
+        "temperature": 0,
+        "n": 2,
+        "echo": True,
+        "logprobs": 2,
+        "prompt_logprobs": 0,
+    }
+    with plain.client() as client:
+        got = client.post("/v1/completions", json=body)
+    assert got.status_code == 200, got.text
+    choices = got.json()["choices"]
+    assert len(choices) == 2 * len(reference.prompts)
+    for index, prompt in enumerate(reference.prompts):
+        theirs = reference.model(torch.tensor([prompt])).logits[0].log_softmax(-1)
+        wanted = [row[token].item() for row, token in zip(theirs, prompt[1:], strict=False)]
+        for choice in choices[2 * index : 2 * index + 2]:
+            first, *echoed = choice["logprobs"]["token_logprobs"]
+            assert first is None
+            assert echoed[:-1] == pytest.approx(wanted, abs=1e-3)
+            assert echoed[-1] == pytest.approx(theirs[-1].max().item(), abs=1e-3)
+            unknown, *scored = choice["prompt_logprobs"]
+            assert unknown is None
+            alone = [position[str(token)]["logprob"] for position, token in zip(scored, prompt[1:], strict=True)]
+            assert alone == echoed[:-1]
+
+
+@torch.inference_mode()
 def test_logits(reference: Reference) -> None:
     """All positions of every prompt within 1e-3 relative."""
     config = EngineConfig(model="demo", dtype="float32", device="cpu", kv_blocks=32)

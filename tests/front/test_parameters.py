@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
-from schemas.messages import Choice, Job, PositionLogprobs, SamplingParams, TokenLogprob
+from schemas.messages import Job, PositionLogprobs, SamplingParams, TokenLogprob
 from tests.front.harness import EOS, REPLY, TOKENIZER, Bench, ids
+from workers.front.choice import ChoiceContext, ChoiceRun, StopTokens
 from workers.front.job_run import mean_logprob
 from workers.front.text import InvalidJobError, Limits, Prompt, TextProcessor
+from workers.front.tools.sink import Piece
+from workers.protocol import TokenLogprobs, TokenOutput
 
 LIMITS = Limits(max_model_len=64, vocab_size=len(TOKENIZER))
 TEXT = TextProcessor(TOKENIZER)
@@ -126,13 +129,67 @@ async def test_what_the_engine_is_told(bench: Bench) -> None:
 
 
 def test_the_best_has_the_highest_mean() -> None:
-    def choice(*values: float) -> Choice:
-        positions = [PositionLogprobs(TokenLogprob("", value, []), []) for value in values]
-        return Choice(index=0, text="", token_ids=[], finish_reason="stop", logprobs=positions)
+    def positions(*values: float) -> list[PositionLogprobs]:
+        return [PositionLogprobs(TokenLogprob("", value, []), []) for value in values]
 
-    assert mean_logprob(choice(-1.0, -2.0)) == -1.5
-    assert mean_logprob(choice(-1.0, -1.0, -1.0)) > mean_logprob(choice(-1.2))
-    assert mean_logprob(choice()) == float("-inf")
+    assert mean_logprob(positions(-1.0, -2.0)) == -1.5
+    assert mean_logprob(positions(-1.0, -1.0, -1.0)) > mean_logprob(positions(-1.2))
+    assert mean_logprob([]) == float("-inf")
+
+
+def choice_of(prompt: Prompt, **sampling: Any) -> ChoiceRun:
+    """A choice whose engine has scored the prompt and made one token."""
+    params = SamplingParams(logprobs=1, max_tokens=1, **sampling)
+    choice = ChoiceRun(0, ChoiceContext(TEXT.vocabulary, params, prompt, StopTokens(params, ())))
+    scores = [TokenLogprobs(-float(rank), [7, 8], [-0.5, -0.7], rank) for rank in range(1, len(prompt.token_ids))]
+    made = [TokenLogprobs(-0.1, [9], [-0.1])]
+    choice.take(TokenOutput("r", [9], "length", logprobs=made, prompt_logprobs=scores))
+    return choice
+
+
+async def test_what_is_echoed_is_accounted_for() -> None:
+    prompt = await prepared(echo=True)
+    choice = choice_of(prompt)
+    for logprobs in (choice.finished().logprobs, choice.delta("j", 0, 0, Piece()).logprobs):
+        assert logprobs is not None
+        assert [position.sampled.logprob for position in logprobs] == [None, -1.0, -2.0, -0.1]
+        assert "".join(position.sampled.token for position in logprobs[:-1]) == SAID
+    later = choice.delta("j", 0, 1, Piece()).logprobs
+    assert later == []
+    assert choice.finished().prompt_logprobs is None
+
+
+async def test_scores_of_the_prompt_come_with_its_tokens() -> None:
+    prompt = await prepared()
+    choice = choice_of(prompt, prompt_logprobs=2)
+    scores = choice.finished().prompt_logprobs
+    assert scores == choice.delta("j", 0, 0, Piece()).prompt_logprobs
+    assert scores is not None
+    assert [[(one.token_id, one.rank) for one in position] for position in scores] == [
+        [(token, rank), (7, 1), (8, 2)] for rank, token in enumerate(ids(SAID)[1:], 1)
+    ]
+    logprobs = choice.finished().logprobs
+    assert logprobs is not None
+    assert len(logprobs) == 1
+    assert choice.delta("j", 0, 1, Piece()).prompt_logprobs is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "sampling", "asked"),
+    [
+        ({}, {"logprobs": 3}, None),
+        ({"echo": True}, {"logprobs": 3}, 3),
+        ({"echo": True}, {"logprobs": 3, "prompt_logprobs": 5}, 5),
+        ({"echo": True}, {}, None),
+    ],
+)
+async def test_the_engine_scores_what_is_needed(
+    bench: Bench, fields: dict[str, Any], sampling: dict[str, Any], asked: int | None
+) -> None:
+    engine, _ = await bench.worker()
+    await bench.submit(bench.job(sampling=sampling, **fields))
+    await engine.until_running(1)
+    assert engine.added[0].sampling.prompt_logprobs == asked
 
 
 def test_best_of_needs_an_end_and_enough_outputs() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 
-from schemas.messages import FinishReason
+from schemas.messages import FinishReason, SamplingParams
 from workers.engine.masks import TokenMasks
+from workers.engine.plan import StepPlan
 from workers.engine.request import Request, RequestState
 from workers.engine.runner import ModelRunner, StepHandle
 from workers.engine.sampler import Sampled
 from workers.engine.scheduler import Scheduler
+from workers.engine.scores import Scores
 from workers.grammar import GrammarError, Grammars, Matcher
 from workers.protocol import AddRequest, EngineStats, TokenLogprobs, TokenOutput
 
@@ -21,8 +24,11 @@ class InvalidRequest(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class _Launched:
+    """`requests` are those that it samples for, `scored` those of whose prompts it scores so many tokens, from where."""
+
     handle: StepHandle
     requests: list[Request]
+    scored: list[tuple[Request, int, int]]
 
 
 class Engine:
@@ -84,12 +90,18 @@ class Engine:
         outputs: list[TokenOutput] = []
         if scheduled is not None:
             plan, requests = scheduled
-            launched = _Launched(self.runner.launch(plan, lambda: self._masks(requests, outputs)), requests)
+            scored = self._scored(plan)
+            launched = _Launched(self.runner.launch(plan, lambda: self._masks(requests, outputs)), requests, scored)
         if not self.asynchronous:
             return outputs + self._postprocess(launched)
         outputs += self._postprocess(self._launched)
         self._launched = launched
         return outputs
+
+    def _scored(self, plan: StepPlan) -> list[tuple[Request, int, int]]:
+        rows = [row for row in plan.prefill if row.targets]
+        by_slot = {request.slot: request for request in self.scheduler.running} if rows else {}
+        return [(by_slot[row.slot], row.start, len(row.targets)) for row in rows]
 
     def stats(self) -> EngineStats:
         pool, scheduler = self.scheduler.pool, self.scheduler
@@ -116,7 +128,7 @@ class Engine:
         highest = max(added.prompt_token_ids)
         if highest >= self.vocab_size or min(added.prompt_token_ids) < 0:
             raise InvalidRequest(f"token ids must be in 0..{self.vocab_size - 1}; the prompt has {highest}")
-        for name, ids in (("logit_bias", added.sampling.logit_bias), ("stop_token_ids", added.sampling.stop_token_ids)):
+        for name, ids in _named_ids(added.sampling):
             if any(not 0 <= token < self.vocab_size for token in ids):
                 raise InvalidRequest(f"{name}: token ids must be in 0..{self.vocab_size - 1}")
         longest = min(limit, len(added.prompt_token_ids) + (added.sampling.max_tokens or limit))
@@ -161,6 +173,8 @@ class Engine:
 
     def _postprocess(self, launched: _Launched | None) -> list[TokenOutput]:
         sampled = None if launched is None else launched.handle.wait()
+        if launched is not None and launched.handle.scores is not None:
+            _keep_scores(launched.handle.scores, launched.scored)
         if launched is None or sampled is None:
             return []
         outputs = []
@@ -183,6 +197,7 @@ class Engine:
                     stopped_by,
                     request.num_cached,
                     self._logprobs(request, sampled, row),
+                    prompt_logprobs=_take_scores(request),
                 )
             )
             if reason is not None:
@@ -211,3 +226,30 @@ class Engine:
         assert sampled.top_logprobs is not None
         top_ids, top = sampled.top_ids[row, :wanted].tolist(), sampled.top_logprobs[row, :wanted].tolist()
         return [TokenLogprobs(sampled.logprobs[row].item(), top_ids, top)]
+
+
+def _named_ids(sampling: SamplingParams) -> Iterator[tuple[str, Iterable[int]]]:
+    """The parameters that name tokens."""
+    yield "logit_bias", sampling.logit_bias
+    yield "stop_token_ids", sampling.stop_token_ids
+    yield "allowed_token_ids", sampling.allowed_token_ids or ()
+    yield "bad_token_ids", chain.from_iterable(sampling.bad_token_ids)
+
+
+def _keep_scores(scores: Scores, scored: list[tuple[Request, int, int]]) -> None:
+    """A preempted request is computed anew from its beginning, and so are its scores."""
+    row = 0
+    for request, start, length in scored:
+        if request.wants_scores:
+            del request.prompt_scores[start:]
+            request.prompt_scores += scores.rows(row, row + length, request.sampling.prompt_logprobs or 0)
+        row += length
+
+
+def _take_scores(request: Request) -> list[TokenLogprobs] | None:
+    """The prompt's, with the first output."""
+    if not request.wants_scores:
+        return None
+    request.scores_told = True
+    scores, request.prompt_scores = request.prompt_scores, []
+    return scores

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from schemas.messages import SamplingParams
 
@@ -19,12 +19,14 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class PrefillRow:
-    """Compute `tokens` at positions start.. of the request in `slot`; sample after the last where `samples`."""
+    """Compute `tokens` at positions start.. of the request in `slot`; sample after the last where `samples`. `targets`:
+    tokens that follow in the prompt, as many as there are, whose log probabilities are wanted."""
 
     slot: int
     start: int
     tokens: list[int]
     samples: bool
+    targets: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

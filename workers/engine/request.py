@@ -7,6 +7,7 @@ from enum import Enum
 
 from schemas.messages import SamplingParams
 from workers.grammar import Matcher
+from workers.protocol import TokenLogprobs
 
 
 class RequestState(Enum):
@@ -42,6 +43,8 @@ class Request:
     block_hashes: list[bytes] = field(default_factory=list)
     num_registered: int = 0
     last_token_on_device: bool = False
+    prompt_scores: list[TokenLogprobs] = field(default_factory=list)
+    scores_told: bool = False
 
     @property
     def num_tokens(self) -> int:
@@ -62,6 +65,15 @@ class Request:
     def wants_more(self) -> bool:
         """Whether another token may be sampled, counting those under way."""
         return len(self.output) + self.num_pending < self.max_tokens
+
+    @property
+    def wants_scores(self) -> bool:
+        """Whether log probabilities of the prompt are still to be computed, or computed again."""
+        return self.sampling.prompt_logprobs is not None and not self.scores_told
+
+    def targets(self, start: int, stop: int) -> list[int]:
+        """What follows each of the tokens start..stop-1 in the prompt, as far as it goes."""
+        return self.prompt[start + 1 : stop + 1] if self.wants_scores else []
 
     def known_tokens(self, start: int, stop: int) -> list[int]:
         """Token ids at positions start..stop-1, all known to the host."""

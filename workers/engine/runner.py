@@ -14,6 +14,7 @@ from workers.engine.graphs import DecodeGraphs
 from workers.engine.masks import MaskSource, no_masks
 from workers.engine.plan import PrefillRow, StepPlan
 from workers.engine.sampler import Sampled, Sampler
+from workers.engine.scores import Scores, score
 from workers.engine.slots import Slots
 from workers.engine.upload import upload
 from workers.model.batch import Batch
@@ -26,9 +27,10 @@ class StepHandle:
 
     sampled: Sampled | None
     ready: torch.cuda.Event | None
+    scores: Scores | None = None
 
     def wait(self) -> Sampled | None:
-        """The sampled ids, and the logprobs where asked for, on the host."""
+        """The sampled ids, and the logprobs where asked for, on the host, as then are the `scores` of prompts."""
         if self.ready is not None:
             self.ready.synchronize()
         return self.sampled
@@ -71,11 +73,17 @@ class ModelRunner:
             batch = self._batch(plan)
             logits = self.model.forward(batch, self.kv_cache)
             slots = self._tensor(sampling)
+        scores = self._score(logits[len(sampling) :], plan)
         if not sampling:
-            return StepHandle(None, None)
+            return self._copy_out(None, scores)
+        logits = logits[: len(sampling)]
         sampled = self.sampler.sample(logits, slots, sampling, self.slots.lengths[slots], masks)
         self.slots.last_tokens[slots] = sampled.ids
-        return self._copy_out(sampled)
+        return self._copy_out(sampled, scores)
+
+    def _score(self, logits: Tensor, plan: StepPlan) -> Scores | None:
+        targets = [token for row in plan.prefill for token in row.targets]
+        return score(logits, self._tensor(targets)) if targets else None
 
     def _batch(self, plan: StepPlan) -> Batch:
         decode, rows = self._tensor(plan.decode_slots), plan.prefill
@@ -115,22 +123,28 @@ class ModelRunner:
         return PrefillContext(spans, self.slots.block_tables, tiles)
 
     def _logit_rows(self, rows: list[PrefillRow], num_decode: int) -> Tensor:
+        """Those that are sampled from, in the plan's order, then those that are scored."""
         ends = num_decode + np.cumsum([len(row.tokens) for row in rows]) - 1
         wanted = [end for end, row in zip(ends, rows, strict=True) if row.samples]
-        return self._tensor([*range(num_decode), *wanted])
+        begins = [end - len(row.tokens) + 1 for end, row in zip(ends, rows, strict=True)]
+        scored = [begin + index for begin, row in zip(begins, rows, strict=True) for index in range(len(row.targets))]
+        return self._tensor([*range(num_decode), *wanted, *scored])
 
     def _tensor(self, values: list[int] | list[list[int]] | np.ndarray, dtype: type = np.int64) -> Tensor:
         return upload(np.asarray(values, dtype=dtype), self.device)
 
-    def _copy_out(self, sampled: Sampled) -> StepHandle:
-        if self.device.type == "cpu":
-            return StepHandle(sampled, None)
-        parts = (sampled.ids, sampled.logprobs, sampled.top_ids, sampled.top_logprobs)
-        host = [None if part is None else _to_pinned(part) for part in parts]
+    def _copy_out(self, sampled: Sampled | None, scores: Scores | None) -> StepHandle:
+        if self.device.type == "cpu" or (sampled is None and scores is None):
+            return StepHandle(sampled, None, scores)
+        if sampled is not None:
+            parts = (sampled.logprobs, sampled.top_ids, sampled.top_logprobs)
+            sampled = Sampled(_to_pinned(sampled.ids), *(None if part is None else _to_pinned(part) for part in parts))
+        if scores is not None:
+            given = (scores.logprobs, scores.ranks, scores.top_ids, scores.top_logprobs)
+            scores = Scores(*(_to_pinned(part) for part in given))
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
-        assert host[0] is not None
-        return StepHandle(Sampled(host[0], *host[1:]), event)
+        return StepHandle(sampled, event, scores)
 
 
 def _to_pinned(source: Tensor) -> Tensor:

@@ -31,11 +31,16 @@ class SchedulerConfig:
     sharing_tile: int = 0
 
 
+MAX_SCORED = 512
+"""Prompt tokens a step whose log probabilities are computed: their logits take as much memory as a large batch's."""
+
+
 @dataclass(slots=True)
 class _Step:
     """The plan in the making."""
 
     budget: int
+    scorable: int
     decoding: list[Request] = field(default_factory=list)
     prefilling: list[tuple[Request, PrefillRow]] = field(default_factory=list)
     admissions: list[Admission] = field(default_factory=list)
@@ -75,7 +80,7 @@ class Scheduler:
 
     def schedule(self) -> tuple[StepPlan, list[Request]] | None:
         """The next plan and the requests that it samples for, in the plan's order; None where nothing can be computed."""
-        step = _Step(budget=self.config.max_batched_tokens)
+        step = _Step(budget=self.config.max_batched_tokens, scorable=MAX_SCORED)
         preempted = self.preemptions
         self._schedule_running(step)
         if self.preemptions == preempted:
@@ -115,7 +120,7 @@ class Scheduler:
         index = 0
         while index < len(self.running) and step.budget > 0:
             request = self.running[index]
-            count = min(request.num_tokens - request.num_computed, step.budget)
+            count = _at_most(request, request.num_tokens - request.num_computed, step)
             if count > 0 and request.wants_more:
                 if not self._make_room(request, count, step):
                     return
@@ -137,7 +142,9 @@ class Scheduler:
         """Give a waiting request its cached prefix, blocks for its next chunk and a slot, or leave it where it is."""
         hits = self._cached_prefix(request)
         cached = len(hits) * self.config.block_size
-        count = min(request.num_known - cached, step.budget)
+        count = _at_most(request, request.num_known - cached, step)
+        if count == 0:
+            return False
         new_blocks = self._blocks_for(cached + count) - len(hits)
         spare = self.pool.num_free - self.pool.num_unreferenced(hits) - new_blocks
         if spare < (self.config.watermark_blocks if self.running else 0):
@@ -163,7 +170,9 @@ class Scheduler:
         if count == 1 and request.last_token_on_device:
             step.decoding.append(request)
         else:
-            row = PrefillRow(request.slot, start, request.known_tokens(start, start + count), samples)
+            targets = request.targets(start, start + count)
+            step.scorable -= len(targets)
+            row = PrefillRow(request.slot, start, request.known_tokens(start, start + count), samples, targets)
             step.prefilling.append((request, row))
         request.num_computed = start + count
         request.last_token_on_device = samples
@@ -208,8 +217,9 @@ class Scheduler:
         return -(-tokens // self.config.block_size)
 
     def _cached_prefix(self, request: Request) -> list[int]:
-        """Blocks of the longest cached prefix. The last token is always computed: its logits are needed."""
-        if not self.config.prefix_caching:
+        """Blocks of the longest cached prefix. The last token is always computed, for its logits, and all of a prompt whose
+        log probabilities are wanted."""
+        if not self.config.prefix_caching or request.wants_scores:
             return []
         limit = (request.num_known - 1) // self.config.block_size
         self._extend_hashes(request, limit)
@@ -236,3 +246,11 @@ class Scheduler:
         held = {block for request in self.running for block in request.block_ids}
         assert len(held) == self.pool.num_used
         self.pool.check()
+
+
+def _at_most(request: Request, count: int, step: _Step) -> int:
+    """How many of the request's next `count` tokens this step can compute."""
+    count = min(count, step.budget)
+    if request.wants_scores and request.num_computed < len(request.prompt) - 1:
+        return min(count, step.scorable)
+    return count

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schemas.messages import Choice, Delta, FinishReason, PositionLogprobs, SamplingParams, TokenLogprob
+from schemas.messages import Choice, Delta, FinishReason, PositionLogprobs, SamplingParams, ScoredToken, TokenLogprob
 from workers.front.detokenize import Vocabulary
 from workers.front.stop import StopStrings
 from workers.front.text import Prompt
@@ -100,6 +100,7 @@ class ChoiceRun:
         "finish_reason",
         "index",
         "logprobs",
+        "prompt_scores",
         "tokens",
     )
 
@@ -107,6 +108,7 @@ class ChoiceRun:
         self.index = index
         self.tokens: list[int] = []
         self.logprobs: list[PositionLogprobs] = []
+        self.prompt_scores: list[TokenLogprobs] = []
         self.cached_tokens: int | None = None
         self.finish_reason: FinishReason | None = None
         self._context = context
@@ -138,6 +140,8 @@ class ChoiceRun:
         """Append what the engine made; returns what may now be shown."""
         if output.token_ids and self.cached_tokens is None:
             self.cached_tokens = output.cached_tokens
+        if output.prompt_logprobs is not None:
+            self.prompt_scores = output.prompt_logprobs
         before = len(self.tokens)
         piece = self._advance(output.token_ids, output.finish_reason, output.stopped_by)
         if output.logprobs:
@@ -166,11 +170,37 @@ class ChoiceRun:
             reasoning=piece.reasoning,
             tool_calls=list(piece.tool_calls),
             token_ids=self.tokens[offset:],
-            logprobs=self.logprobs[offset - self._rebuilt :] if self.logprobs and offset >= self._rebuilt else None,
+            logprobs=self._logprobs_from(offset),
             finish_reason=self.finish_reason,
             prompt_tokens=0 if offset else len(prompt.token_ids),
             prompt_token_ids=None if offset else self._shown_prompt,
+            prompt_logprobs=None if offset else self._shown_scores,
         )
+
+    def _logprobs_from(self, offset: int) -> list[PositionLogprobs] | None:
+        if not self.logprobs or offset < self._rebuilt:
+            return None
+        made = self.logprobs[offset - self._rebuilt :]
+        return made if offset else self._echoed_logprobs + made
+
+    @property
+    def _echoed_logprobs(self) -> list[PositionLogprobs]:
+        """Of the prompt, where its text stands in front of the output and its tokens are accounted for."""
+        context = self._context
+        if not (context.prompt.echo and self.prompt_scores):
+            return []
+        first, *rest = context.prompt.token_ids
+        unknown = PositionLogprobs(_token_logprob(context.vocabulary, first, None), [])
+        scored = zip(rest, self.prompt_scores, strict=True)
+        return [unknown, *(position_logprobs(context.vocabulary, *position) for position in scored)]
+
+    @property
+    def _shown_scores(self) -> list[list[ScoredToken]] | None:
+        if self._context.sampling.prompt_logprobs is None:
+            return None
+        rest = self._context.prompt.token_ids[1:]
+        scored = zip(rest, self.prompt_scores, strict=False)
+        return [scored_tokens(self._context.vocabulary, *position) for position in scored]
 
     @property
     def _shown_prompt(self) -> list[int] | None:
@@ -194,8 +224,9 @@ class ChoiceRun:
             tool_calls=list(whole.tool_calls),
             token_ids=self.tokens,
             finish_reason=self.finish_reason,
-            logprobs=logprobs,
+            logprobs=None if logprobs is None else self._echoed_logprobs + logprobs,
             prompt_token_ids=self._shown_prompt,
+            prompt_logprobs=self._shown_scores,
         )
 
     def _advance(self, token_ids: Sequence[int], finish: FinishReason | None, stopped_by: int | None) -> Piece:
@@ -234,6 +265,16 @@ def position_logprobs(vocabulary: Vocabulary, token_id: int, logprobs: TokenLogp
     )
 
 
-def _token_logprob(vocabulary: Vocabulary, token_id: int, logprob: float) -> TokenLogprob:
+def scored_tokens(vocabulary: Vocabulary, token_id: int, logprobs: TokenLogprobs) -> list[ScoredToken]:
+    """The prompt's own token first, then the likeliest ones."""
+    top = zip(logprobs.top_ids, logprobs.top_logprobs, range(1, len(logprobs.top_ids) + 1), strict=True)
+    given = (token_id, logprobs.sampled, logprobs.rank)
+    return [
+        ScoredToken(other, vocabulary.token_bytes(other).decode("utf-8", "replace"), value, rank)
+        for other, value, rank in (given, *(one for one in top if one[0] != token_id))
+    ]
+
+
+def _token_logprob(vocabulary: Vocabulary, token_id: int, logprob: float | None) -> TokenLogprob:
     spelled = vocabulary.token_bytes(token_id)
     return TokenLogprob(spelled.decode("utf-8", "replace"), logprob, list(spelled))

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.messages import Choice, ErrorInfo, Job, Outcome, Result, SamplingParams, Usage
+from schemas.messages import Choice, ErrorInfo, Job, Outcome, PositionLogprobs, Result, SamplingParams, Usage
 from workers.front.choice import ChoiceRun
 from workers.front.text import Prompt
 
@@ -89,7 +89,17 @@ class JobRun:
             grammar=self.prompt.grammar or sampling.grammar,
             max_tokens=self.prompt.max_tokens,
             logprobs=(sampling.logprobs or 0) if sampling.num_outputs > sampling.n else sampling.logprobs,
+            prompt_logprobs=sampling.logprobs if self._scores_echo else sampling.prompt_logprobs,
         )
+
+    @property
+    def _scores_echo(self) -> bool:
+        """Whether what is echoed needs more log probabilities than are asked for of the prompt itself."""
+        sampling = self.job.sampling
+        assert self.prompt is not None
+        if not self.prompt.echo or sampling.logprobs is None:
+            return False
+        return sampling.logprobs > (-1 if sampling.prompt_logprobs is None else sampling.prompt_logprobs)
 
     def usage(self) -> Usage:
         """The prompt counts once. What was cached for every choice was cached for the job."""
@@ -126,17 +136,17 @@ class JobRun:
     def _outputs(self) -> list[Choice]:
         """All finished choices, or of more than were asked for the best."""
         sampling = self.job.sampling
-        made = [choice.finished() for choice in self.choices]
-        if len(made) <= sampling.n:
-            return made
-        made.sort(key=mean_logprob, reverse=True)
+        if len(self.choices) <= sampling.n:
+            return [choice.finished() for choice in self.choices]
+        best_first = sorted(self.choices, key=lambda choice: mean_logprob(choice.logprobs), reverse=True)
+        made = [choice.finished() for choice in best_first]
         changes: dict[str, Any] = {} if sampling.logprobs is not None else {"logprobs": None}
         return [msgspec.structs.replace(best, index=index, **changes) for index, best in enumerate(made[: sampling.n])]
 
 
-def mean_logprob(choice: Choice) -> float:
-    """Of the choice's tokens."""
-    values = [position.sampled.logprob for position in choice.logprobs or []]
+def mean_logprob(positions: list[PositionLogprobs]) -> float:
+    """Of the sampled tokens."""
+    values = [position.sampled.logprob or 0.0 for position in positions]
     return sum(values) / len(values) if values else float("-inf")
 
 
