@@ -19,10 +19,13 @@ _NOT_KEPT = (
     "instructions",
     "max_output_tokens",
     "metadata",
+    "parallel_tool_calls",
     "prompt_cache_key",
     "safety_identifier",
     "temperature",
     "text",
+    "tool_choice",
+    "tools",
     "top_p",
     "user",
 )

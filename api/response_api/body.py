@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from api.errors import RATE_LIMIT, SERVER, error_of
-from api.response_api.request import OUTPUT_PREFIX
+from api.response_api.items import output_items
 from api.store import ResponseRecord
-from schemas.messages import Choice, Result, Usage
+from schemas.messages import Result, Usage
 
 _CONSTANT: dict[str, Any] = {
     "max_tool_calls": None,
-    "parallel_tool_calls": True,
     "reasoning": {"effort": None, "summary": None},
     "service_tier": "default",
-    "tool_choice": "auto",
-    "tools": [],
     "top_logprobs": 0,
     "truncation": "disabled",
 }
@@ -34,7 +31,9 @@ def response_body(record: ResponseRecord, result: Result | None, waiting: str = 
         "status": status,
         "error": _error(result) if result is not None and status == "failed" else None,
         "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
-        "output": [output_item(record, choice) for choice in result.choices] if result and is_whole else [],
+        "output": [item for choice in result.choices for item in output_items(record, choice)]
+        if result is not None and is_whole
+        else [],
         "previous_response_id": record.previous_id,
         "usage": _usage(result.usage) if result is not None and ended else None,
         **record.request,
@@ -54,31 +53,6 @@ def status_of(record: ResponseRecord, result: Result | None, waiting: str = "in_
         case "cancelled":
             return "cancelled"
     return "failed"
-
-
-def output_id(record: ResponseRecord) -> str:
-    """The id of the one output message."""
-    return f"{OUTPUT_PREFIX}{record.job_id}"
-
-
-def output_item(record: ResponseRecord, choice: Choice) -> dict[str, Any]:
-    """The finished output message."""
-    status = "incomplete" if choice.finish_reason == "length" else "completed"
-    return message_item(record, status, [text_part(choice.text)])
-
-
-def message_item(record: ResponseRecord, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "id": output_id(record),
-        "type": "message",
-        "role": "assistant",
-        "status": status,
-        "content": content,
-    }
-
-
-def text_part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
 def _error(result: Result) -> dict[str, Any] | None:

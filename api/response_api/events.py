@@ -1,7 +1,8 @@
 """The events of one response as bytes, numbered from 0.
 
     0 created, 1 in_progress, 2 output_item.added, 3 content_part.added, 4 ... output_text.delta, one a piece of text,
-    then output_text.done, content_part.done, output_item.done, and completed, incomplete or failed
+    then output_text.done, content_part.done, output_item.done; for each call output_item.added,
+    function_call_arguments.delta and .done, output_item.done; and completed, incomplete or failed
 
 The numbers follow from the text alone, so a stream goes on behind any of them, wherever it was read before.
 """
@@ -14,10 +15,11 @@ from typing import Any
 import msgspec
 
 from api.errors import ApiError
-from api.response_api.body import message_item, output_id, output_item, response_body, status_of, text_part
+from api.response_api.body import response_body, status_of
+from api.response_api.items import call_item, has_message, message_item, message_of, output_id, text_part
 from api.response_api.pieces import Pieces
 from api.store import ResponseRecord
-from schemas.messages import Choice, Delta, Result
+from schemas.messages import Choice, Delta, Result, ToolCall
 
 TERMINAL = {"completed": "response.completed", "incomplete": "response.incomplete", "cancelled": "response.incomplete"}
 _LINE_ENDS = [(end.encode(), b"\\u%04x" % ord(end)) for end in "\u0085\u2028\u2029"]
@@ -75,14 +77,34 @@ class EventWriter:
         )
 
     def _done(self, choice: Choice) -> bytes:
-        part = text_part(choice.text)
+        """The end of the message, and the calls: a call is told once it is whole, since where it stands among the events
+        must not depend on how it came."""
+        message = self._message(choice) if has_message(choice) else b""
+        first = int(has_message(choice))
+        return message + b"".join(self._call(first + index, call) for index, call in enumerate(choice.tool_calls))
+
+    def _message(self, choice: Choice) -> bytes:
         return b"".join(
             (
                 self._open(),
                 self._deltas(self._pieces.end()),
                 self._event("response.output_text.done", **self._place, text=choice.text, logprobs=[]),
-                self._event("response.content_part.done", **self._place, part=part),
-                self._event("response.output_item.done", output_index=0, item=output_item(self._record, choice)),
+                self._event("response.content_part.done", **self._place, part=text_part(choice.text)),
+                self._event("response.output_item.done", output_index=0, item=message_of(self._record, choice)),
+            )
+        )
+
+    def _call(self, index: int, call: ToolCall) -> bytes:
+        item = call_item(self._record, call, "completed")
+        place = {"item_id": item["id"], "output_index": index}
+        opening = call_item(self._record, call, "in_progress")
+        kind = "response.function_call_arguments"
+        return b"".join(
+            (
+                self._event("response.output_item.added", output_index=index, item=opening),
+                self._event(f"{kind}.delta", **place, delta=call.arguments),
+                self._event(f"{kind}.done", **place, name=call.name, arguments=call.arguments),
+                self._event("response.output_item.done", output_index=index, item=item),
             )
         )
 

@@ -6,7 +6,7 @@ The recorder writes the same Result from the results queue; the ledger takes the
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
@@ -15,7 +15,7 @@ from api.errors import ApiError
 from api.event_log import EventReader, JobSource
 from api.job_stream import Event
 from api.store import ResponseRecord, Store, StoreError
-from schemas.messages import Choice, Delta, FinishReason, Job, Result
+from schemas.messages import Choice, Delta, FinishReason, Job, Result, ToolCall
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ class RecordedReader:
         self._reader = reader
         self._store = store
         self._parts: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: list[ToolCall] = []
         self._token_ids: list[int] = []
         self._finish: FinishReason | None = None
 
@@ -47,6 +49,8 @@ class RecordedReader:
     async def _whole(self, event: Event) -> Event:
         if isinstance(event, Delta):
             self._parts.append(event.text)
+            self._reasoning.append(event.reasoning)
+            self._call(event.tool_calls)
             self._token_ids += event.token_ids
             self._finish = event.finish_reason or self._finish
             return event
@@ -58,8 +62,25 @@ class RecordedReader:
     def _choices(self, result: Result) -> list[Choice]:
         if result.outcome != "completed" or self._finish is None:
             return []
-        text = "".join(self._parts)
-        return [Choice(index=0, text=text, token_ids=self._token_ids, finish_reason=self._finish)]
+        return [
+            Choice(
+                index=0,
+                text="".join(self._parts),
+                token_ids=self._token_ids,
+                finish_reason=self._finish,
+                reasoning="".join(self._reasoning),
+                tool_calls=self._calls,
+            )
+        ]
+
+    def _call(self, pieces: Sequence[ToolCall]) -> None:
+        for piece in pieces:
+            if piece.index == len(self._calls):
+                self._calls.append(piece)
+            else:
+                call = self._calls[piece.index]
+                whole = call.arguments + piece.arguments
+                self._calls[piece.index] = msgspec.structs.replace(call, arguments=whole)
 
 
 class KeptSource:

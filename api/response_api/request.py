@@ -8,13 +8,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from api.errors import ApiError, from_validation, unsupported_parameter
+from api.response_api.items import OUTPUT_PREFIX, output_items
 from api.store import ResponseRecord
 from schemas.messages import Job, Result, SamplingParams
-from schemas.openai.responses import ResponseRequest, TextConfig, unsupported_param
+from schemas.openai.responses import ResponseNamedChoice, ResponseRequest, TextConfig, unsupported_param
 
 RESPONSES = "/v1/responses"
 PREFIX = "resp_"
-OUTPUT_PREFIX = "msg_"
 
 _SAMPLING = (
     "temperature",
@@ -37,7 +37,9 @@ def parse_response(body: Any) -> ResponseRequest:
     if (name := unsupported_param(body)) is not None:
         raise unsupported_parameter(name)
     try:
-        return ResponseRequest.model_validate(body)
+        request = ResponseRequest.model_validate(body)
+        request.tool_request()
+        return request
     except ValidationError as error:
         raise from_validation(error) from None
 
@@ -68,7 +70,14 @@ def _shown(request: ResponseRequest) -> dict[str, Any]:
         "text": (request.text or TextConfig()).shown(),
         "background": bool(request.background),
         "store": request.store is not False,
+        "tools": [tool.model_dump() for tool in request.tools or []],
+        "tool_choice": _shown_choice(request.tool_choice),
+        "parallel_tool_calls": request.parallel_tool_calls is not False,
     }
+
+
+def _shown_choice(choice: str | ResponseNamedChoice | None) -> Any:
+    return choice.model_dump() if isinstance(choice, ResponseNamedChoice) else choice or "auto"
 
 
 def job_of(
@@ -78,11 +87,16 @@ def job_of(
     published again is the same job."""
     given = {name: value for name in _SAMPLING if (value := getattr(request, name)) is not None}
     grammar = None if request.text is None else request.text.format.grammar()
+    tools = request.tool_request()
     return Job(
         id=record.job_id,
         model=request.model,
         messages=_messages(request.instructions, record, history),
         sampling=SamplingParams(seed=request.seed, max_tokens=request.max_output_tokens, grammar=grammar, **given),
+        tools=[tool.plain() for tool in tools.tools or []],
+        tool_choice=tools.choice,
+        tool_name=tools.named,
+        parallel_tool_calls=request.parallel_tool_calls is not False,
         stream=bool(request.stream or request.background),
         store_output=bool(record.request["store"]),
         owner=record.owner,
@@ -95,14 +109,26 @@ def _messages(
     instructions: str | None, record: ResponseRecord, history: Sequence[tuple[ResponseRecord, Result | None]]
 ) -> list[dict[str, Any]]:
     """The conversation as chat templates read it. Instructions hold for one response: earlier ones are not repeated."""
-    messages = [] if instructions is None else [{"role": "system", "content": instructions}]
+    messages: list[dict[str, Any]] = [] if instructions is None else [{"role": "system", "content": instructions}]
     for earlier, result in history:
-        messages += [_message(item) for item in earlier.input]
-        choices = [] if result is None else result.choices
-        messages += [{"role": "assistant", "content": choice.text} for choice in choices]
-    return messages + [_message(item) for item in record.input]
+        _say(messages, earlier.input)
+        for choice in [] if result is None else result.choices:
+            _say(messages, output_items(earlier, choice))
+    _say(messages, record.input)
+    return messages
 
 
-def _message(item: dict[str, Any]) -> dict[str, Any]:
-    role = "system" if item["role"] == "developer" else item["role"]
-    return {"role": role, "content": "\n".join(part["text"] for part in item["content"])}
+def _say(messages: list[dict[str, Any]], items: Sequence[dict[str, Any]]) -> None:
+    """Add items to the conversation; calls join the message of the assistant before them."""
+    for item in items:
+        if item["type"] == "function_call":
+            if not messages or messages[-1]["role"] != "assistant":
+                messages.append({"role": "assistant", "content": ""})
+            function = {"name": item["name"], "arguments": item["arguments"]}
+            call = {"id": item["call_id"], "type": "function", "function": function}
+            messages[-1]["tool_calls"] = [*messages[-1].get("tool_calls", []), call]
+        elif item["type"] == "function_call_output":
+            messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": item["output"]})
+        else:
+            role = "system" if item["role"] == "developer" else item["role"]
+            messages.append({"role": role, "content": "\n".join(part["text"] for part in item["content"])})

@@ -11,7 +11,7 @@ from sqlalchemy import RowMapping, delete, func, insert, select, update
 from api.store.database import Database, Transaction
 from api.store.errors import LeaseLost
 from api.store.records import EndedItem, NewItem, PendingItem, UnfinishedItem
-from api.store.results import result_from_row
+from api.store.results import JOB_TOKENS, result_from_row
 from api.store.tables import batch_items, batches, results, usage
 from schemas.messages import ErrorInfo
 
@@ -80,7 +80,7 @@ class Items:
         outcome = results.c.outcome == "completed" if completed else results.c.outcome != "completed"
         joined = batch_items.join(results, results.c.job_id == batch_items.c.job_id)
         joined = joined.join(usage, usage.c.job_id == batch_items.c.job_id)
-        tokens = (usage.c.prompt_tokens, usage.c.completion_tokens, usage.c.cached_tokens)
+        tokens = [usage.c[name] for name in JOB_TOKENS]
         query = select(batch_items.c.line, batch_items.c.custom_id, *results.c, *tokens).select_from(joined)
         query = query.where(batch_items.c.batch_id == batch_id, batch_items.c.line > after_line, outcome)
         async with self._database.read() as transaction:

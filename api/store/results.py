@@ -92,11 +92,13 @@ class Results:
 
 
 _TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens")
+JOB_TOKENS = (*_TOKENS, "reasoning_tokens")
+"""The token counts of one job; those of reasoning are among its completion tokens."""
 
 
 async def results_of(transaction: Transaction, jobs: Sequence[str]) -> dict[str, Result]:
     """The Results of those of `jobs` that have ended, by job."""
-    query = select(*results.c, *[usage.c[name] for name in _TOKENS]).join(usage, usage.c.job_id == results.c.job_id)
+    query = select(*results.c, *[usage.c[name] for name in JOB_TOKENS]).join(usage, usage.c.job_id == results.c.job_id)
     rows = (await transaction.execute(query.where(results.c.job_id.in_(jobs)))).mappings()
     return {row["job_id"]: result_from_row(row) for row in rows}
 
@@ -147,7 +149,7 @@ def _result_row(result: Result) -> dict[str, Any]:
 
 
 def _usage_row(result: Result, now: float) -> dict[str, Any]:
-    tokens = {name: getattr(result.usage, name) for name in _TOKENS}
+    tokens = {name: getattr(result.usage, name) for name in JOB_TOKENS}
     finished = int(result.finished or now)
     return {"job_id": result.job, "owner": result.owner, "model": result.model, "finished_at": finished, **tokens}
 
@@ -161,7 +163,7 @@ def result_from_row(row: RowMapping) -> Result:
         job_class=row["job_class"],
         owner=row["owner"],
         epoch=row["epoch"],
-        usage=Usage(**{name: row[name] for name in _TOKENS}),
+        usage=Usage(**{name: row[name] for name in JOB_TOKENS}),
         choices=[] if row["choices"] is None else msgspec.json.decode(row["choices"], type=list[Choice]),
         error=None if row["error"] is None else msgspec.json.decode(row["error"], type=ErrorInfo),
         created=row["created"],

@@ -135,6 +135,7 @@ usage = Table(
     Column("prompt_tokens", BigInteger, nullable=False),
     Column("completion_tokens", BigInteger, nullable=False),
     Column("cached_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False, server_default="0"),
     Column("finished_at", BigInteger, nullable=False),
     Index(None, "owner", "finished_at"),
 )

@@ -8,9 +8,10 @@ import msgspec
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from schemas.messages import MAX_GRAMMAR_LENGTH, MAX_ID_LENGTH, Grammar
+from schemas.messages import MAX_GRAMMAR_LENGTH, MAX_ID_LENGTH, MAX_TOOLS, Grammar, ToolChoice
 from schemas.openai.common import Metadata, StopStrings, StrictModel, invalid_type
 from schemas.openai.structured import ANY_OBJECT
+from schemas.openai.tools import FunctionDefinition, ToolRequest
 from schemas.openai.unsupported import first_unsupported
 
 Role = Literal["system", "developer", "user", "assistant"]
@@ -20,8 +21,6 @@ TEXT_PARTS = ("input_text", "output_text", "text")
 _NOTHING: tuple[Any, ...] = ()
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "max_tool_calls": _NOTHING,
     "conversation": _NOTHING,
     "prompt": _NOTHING,
@@ -47,33 +46,50 @@ class ContentPart(StrictModel):
 def _parts(value: Any) -> Any:
     if isinstance(value, str):
         return [{"type": "input_text", "text": value}]
-    if isinstance(value, list):
+    if value is None or isinstance(value, list):
         return value
     raise invalid_type("Input should be a string or a list of content parts")
 
 
-class InputMessage(StrictModel):
-    """`content` is a list of parts once validated."""
+_NEEDED = {
+    "message": ("role", "content"),
+    "function_call": ("call_id", "name", "arguments"),
+    "function_call_output": ("call_id", "output"),
+}
 
-    type: Literal["message"] = "message"
+
+class InputItem(StrictModel):
+    """A message, a call that the model made, or what its function returned. Texts are lists of parts once validated."""
+
+    type: Literal["message", "function_call", "function_call_output"] = "message"
     id: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)] | None = None
-    role: Role
-    content: Annotated[list[ContentPart], BeforeValidator(_parts, json_schema_input_type=str | list[ContentPart])]
+    role: Role | None = None
+    content: Annotated[list[ContentPart] | None, BeforeValidator(_parts)] = None
+    call_id: Annotated[str, Field(min_length=1)] | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: Annotated[list[ContentPart] | None, BeforeValidator(_parts)] = None
     status: str | None = None
     phase: str | None = None
 
+    @model_validator(mode="after")
+    def _is_whole(self) -> InputItem:
+        for name in _NEEDED[self.type]:
+            if getattr(self, name) is None:
+                raise PydanticCustomError("missing", "Field required", {"param": name})
+        return self
+
     def item(self, default_id: str) -> dict[str, Any]:
-        """The message as it is stored and listed."""
+        """As it is stored and listed."""
+        head = {"id": self.id or default_id, "type": self.type, "status": "completed"}
+        if self.type == "function_call":
+            return head | {"call_id": self.call_id, "name": self.name, "arguments": self.arguments}
+        if self.type == "function_call_output":
+            return head | {"call_id": self.call_id, "output": "\n".join(part.text for part in self.output or [])}
         kind = "output_text" if self.role == "assistant" else "input_text"
         extra: dict[str, Any] = {"annotations": []} if self.role == "assistant" else {}
-        content = [{"type": kind, "text": part.text} | extra for part in self.content]
-        return {
-            "id": self.id or default_id,
-            "type": "message",
-            "role": self.role,
-            "status": "completed",
-            "content": content,
-        }
+        content = [{"type": kind, "text": part.text} | extra for part in self.content or []]
+        return head | {"role": self.role, "content": content}
 
 
 def _messages(value: Any) -> Any:
@@ -122,6 +138,17 @@ class TextConfig(StrictModel):
         return self.model_dump(by_alias=True, exclude_none=True, include={"format"})
 
 
+class ResponseTool(FunctionDefinition):
+    type: Literal["function"]
+
+
+class ResponseNamedChoice(StrictModel):
+    """The one function that has to be called."""
+
+    type: Literal["function"]
+    name: str
+
+
 class StreamOptions(StrictModel):
     include_obfuscation: bool | None = None
 
@@ -131,8 +158,8 @@ class ResponseRequest(StrictModel):
 
     model: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
     input: Annotated[
-        list[InputMessage],
-        BeforeValidator(_messages, json_schema_input_type=str | list[InputMessage]),
+        list[InputItem],
+        BeforeValidator(_messages, json_schema_input_type=str | list[InputItem]),
         Field(min_length=1),
     ]
     instructions: str | None = None
@@ -147,6 +174,8 @@ class ResponseRequest(StrictModel):
     stream_options: StreamOptions | None = None
     text: TextConfig | None = None
     truncation: Literal["auto", "disabled"] | None = None
+    tools: Annotated[list[ResponseTool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | ResponseNamedChoice | None = None
     parallel_tool_calls: bool | None = None
     service_tier: Literal["auto", "default"] | None = None
     prompt_cache_key: str | None = None
@@ -168,6 +197,17 @@ class ResponseRequest(StrictModel):
             raise PydanticCustomError("invalid_value", message, {"param": "background"})
         return self
 
+    def tool_request(self) -> ToolRequest:
+        """The tools and the choice among them as chat has them. Raises pydantic.ValidationError."""
+        choice: Any = self.tool_choice
+        if isinstance(choice, ResponseNamedChoice):
+            choice = {"type": "function", "function": {"name": choice.name}}
+        tools = [
+            {"type": "function", "function": tool.model_dump(include=set(FunctionDefinition.model_fields))}
+            for tool in self.tools or []
+        ]
+        return ToolRequest.model_validate({"model": self.model, "tools": tools, "tool_choice": choice})
+
     def ignored_params(self) -> list[str]:
         """Names of the fields given that mean nothing here, without those whose value asks for nothing."""
         return [name for name in super().ignored_params() if name not in UNSUPPORTED]
@@ -177,6 +217,8 @@ def unsupported_param(body: dict[str, Any]) -> str | None:
     """The first parameter of a decoded body that asks for what is not served, by its path."""
     if (name := first_unsupported(body, UNSUPPORTED)) is not None:
         return name
+    if (found := _unsupported_tools(body)) is not None:
+        return found
     text = body.get("text")
     if isinstance(text, dict) and (found := _unsupported_text(text)) is not None:
         return found
@@ -187,18 +229,30 @@ def unsupported_param(body: dict[str, Any]) -> str | None:
     return None
 
 
+def _unsupported_tools(body: dict[str, Any]) -> str | None:
+    """Tools that are no functions of the client's."""
+    tools = body.get("tools")
+    for index, tool in enumerate(tools if isinstance(tools, list) else []):
+        if isinstance(tool, dict) and isinstance(tool.get("type"), str) and tool["type"] != "function":
+            return f"tools[{index}].type"
+    choice = body.get("tool_choice")
+    is_other = isinstance(choice, dict) and isinstance(choice.get("type"), str) and choice["type"] != "function"
+    return "tool_choice.type" if is_other else None
+
+
 def _unsupported_text(text: dict[str, Any]) -> str | None:
     return "text.verbosity" if text.get("verbosity") not in (None, "medium") else None
 
 
 def _unsupported_item(item: dict[str, Any], where: str) -> str | None:
-    """Items other than messages (tool calls and their outputs, references), and content other than text."""
-    if isinstance(item.get("type"), str) and item["type"] != "message":
+    """Items other than messages, calls and their outputs (references, reasoning), and content other than text."""
+    if isinstance(item.get("type"), str) and item["type"] not in _NEEDED:
         return f"{where}.type"
-    content = item.get("content")
-    for index, part in enumerate(content if isinstance(content, list) else []):
-        if isinstance(part, dict) and isinstance(part.get("type"), str) and part["type"] not in TEXT_PARTS:
-            return f"{where}.content[{index}].type"
+    for name in ("content", "output"):
+        parts = item.get(name)
+        for index, part in enumerate(parts if isinstance(parts, list) else []):
+            if isinstance(part, dict) and isinstance(part.get("type"), str) and part["type"] not in TEXT_PARTS:
+                return f"{where}.{name}[{index}].type"
     return None
 
 
@@ -244,6 +298,23 @@ class MessageItem(BaseModel):
     content: list[MessagePart]
 
 
+class FunctionCallItem(BaseModel):
+    id: str
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str
+    status: Literal["in_progress", "completed", "incomplete"]
+
+
+class FunctionCallOutputItem(BaseModel):
+    id: str
+    type: Literal["function_call_output"]
+    call_id: str
+    output: str
+    status: Literal["in_progress", "completed", "incomplete"]
+
+
 class ResponseObject(BaseModel):
     id: str
     object: Literal["response"]
@@ -257,13 +328,13 @@ class ResponseObject(BaseModel):
     max_output_tokens: int | None
     metadata: dict[str, str]
     model: str
-    output: list[MessageItem]
+    output: list[MessageItem | FunctionCallItem]
     parallel_tool_calls: bool
     previous_response_id: str | None
     store: bool
     temperature: float
     text: dict[str, Any]
-    tool_choice: str
+    tool_choice: str | dict[str, Any]
     tools: list[Any]
     top_p: float
     truncation: str
@@ -279,7 +350,7 @@ class ResponseDeleted(BaseModel):
 
 class InputItemList(BaseModel):
     object: Literal["list"] = "list"
-    data: list[MessageItem]
+    data: list[MessageItem | FunctionCallItem | FunctionCallOutputItem]
     first_id: str | None
     last_id: str | None
     has_more: bool

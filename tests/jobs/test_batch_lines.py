@@ -65,7 +65,7 @@ async def test_completions(
 
 
 @pytest.mark.parametrize(
-    "fields", [{"background": True}, {"previous_response_id": "resp_1"}, {"stream": True}, {"tools": [{}]}]
+    "fields", [{"background": True}, {"previous_response_id": "resp_1"}, {"stream": True}, {"tools": 3}]
 )
 def test_what_a_line_cannot_ask_for(fields: dict[str, Any]) -> None:
     with pytest.raises(ApiError) as refused:
