@@ -22,7 +22,8 @@ class TokenMasks:
 
     @classmethod
     def unset(cls, rows: list[int], vocab: int) -> TokenMasks:
-        """For matchers to fill, one after another: 64 of them take 0.35 ms, and 0.40 in two threads."""
+        """For matchers to fill, one after another: 64 take 0.3 ms for one schema and 1.6 for thirty, of 49,152 tokens on
+        one core; two threads were slower (0.40 against 0.35 ms)."""
         return cls(rows, np.empty((len(rows), -(-vocab // 32)), dtype=np.int32))
 
     def allowed(self, vocab: int, device: torch.device) -> Tensor:
