@@ -126,7 +126,8 @@ class ChoiceRun:
     @property
     def whole(self) -> Piece:
         """All that was shown so far."""
-        return Piece(self.text) if self._parser is None else self._parser.whole._replace(text=self.text)
+        whole = Piece() if self._parser is None else self._parser.whole
+        return Piece(self.text, whole.reasoning, whole.tool_calls)
 
     @property
     def reasoning_tokens(self) -> int:
@@ -168,7 +169,7 @@ class ChoiceRun:
             choice=self.index,
             text=piece.text if offset else prompt.echo + piece.text,
             reasoning=piece.reasoning,
-            tool_calls=list(piece.tool_calls),
+            tool_calls=piece.tool_calls,
             token_ids=self.tokens[offset:],
             logprobs=self._logprobs_from(offset),
             finish_reason=self.finish_reason,
@@ -221,7 +222,7 @@ class ChoiceRun:
             index=self.index,
             text=self._context.prompt.echo + whole.text,
             reasoning=whole.reasoning,
-            tool_calls=list(whole.tool_calls),
+            tool_calls=whole.tool_calls,
             token_ids=self.tokens,
             finish_reason=self.finish_reason,
             logprobs=None if logprobs is None else self._echoed_logprobs + logprobs,

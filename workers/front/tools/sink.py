@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
 
 from schemas.messages import ToolCall
 
 
-class Piece(NamedTuple):
+class Piece(Struct, frozen=True):
     """What may be shown of a choice: the part that is new, or all of it."""
 
     text: str = ""
     reasoning: str = ""
-    tool_calls: Sequence[ToolCall] = ()
+    tool_calls: list[ToolCall] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ def _merged(pieces: Sequence[ToolCall]) -> list[ToolCall]:
 def since(now: Piece, before: Piece) -> Piece:
     """What was said between two times, given all that was said by then."""
     known = [len(call.arguments) for call in before.tool_calls]
-    calls = list(now.tool_calls[len(known) :])
+    calls = now.tool_calls[len(known) :]
     grown = [
         ToolCall(index=call.index, arguments=call.arguments[size:])
         for call, size in zip(now.tool_calls, known, strict=False)
