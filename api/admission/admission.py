@@ -3,8 +3,8 @@
     wait = jobs that wait * mean output tokens / measured tokens per second          (api.admission.load)
 
 A new request is accepted while the wait is within `max_wait`. One that is refused gets a place: a time at which the
-queue will have room for it, behind all places given before. Coming again at that time it may find the queue longer
-by half, since others may have come in between; so it gets in before those who have not waited.
+queue will have room for it, behind all places given before. Coming again at that time it may find the queue twice as
+long, since others may have come in between; so it gets in before those who have not waited.
 
 Several api processes see the same workers and the same queue of the broker, so they agree on the wait without speaking
 of it. Of places they have to speak, since a client may come again anywhere: each tells the others, a few times a second,
@@ -41,7 +41,7 @@ TICK = 0.2
 """Seconds between looks at the broker's queues, and between words to the other processes."""
 ACTIVE_SECONDS = 10.0
 """How long after its last request a model's queue is looked at."""
-RETURN_FACTOR = 1.5
+RETURN_FACTOR = 2.0
 """The wait that those who were given a place may find, over that of all others: room for errors of the estimate, and for
 those who came in while the queue was shorter than promised."""
 MAX_NEWS = 10_000

@@ -125,6 +125,7 @@ async def test_a_promise_that_cannot_be_kept_is_counted(admission: Admission, re
     wait = refused(admission, "a")
     assert wait == 10
     clock.now += wait
+    registry.waiting = 30  # beyond twice what is allowed
     assert refused(admission, "a") is not None
     assert decisions(admission) == {"refused": 2, "broken_promise": 1}
 
