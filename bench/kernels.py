@@ -132,7 +132,7 @@ def _elementwise(config: DecoderConfig, rows: int) -> Iterator[Case]:
     hidden, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
     x, residual, weight = _random(rows, hidden), _random(rows, hidden), _random(hidden)
     size = f"{rows} rows"
-    yield Case("add_rms_norm", size, "memory", 4 * x.nbytes, lambda: add_rms_norm(x, residual, weight, config.norm_eps))
+    yield Case("add_rms_norm", size, "memory", 4 * x.nbytes, lambda: add_rms_norm(x, residual, weight, 1e-5))
     gate_up = _random(rows, 2 * inner)
     yield Case("silu_mul", size, "memory", 1.5 * gate_up.nbytes, lambda: silu_mul(gate_up))
     blocks = -(-rows // BLOCK_SIZE)
@@ -142,7 +142,7 @@ def _elementwise(config: DecoderConfig, rows: int) -> Iterator[Case]:
     slots = CacheSlots(positions, blocks, config.num_kv_heads, BLOCK_SIZE)
     angles = torch.rand(rows, dim // 2, device="cuda")
     rotation = Rotation(angles.cos(), angles.sin(), positions)
-    norms = [_random(dim), _random(dim)] if config.qk_norm else [None, None]
+    norms = [_random(dim), _random(dim)] if config.attention.qk_norm else [None, None]
     yield Case(
         "rope_and_cache", size, "memory", 2 * qkv.nbytes,
         lambda: rope_and_cache(qkv, rotation, cache, slots, config.num_heads, *norms),

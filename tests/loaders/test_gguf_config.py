@@ -12,10 +12,10 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from tests.loaders.files import add_sizes, write_file
-from workers.model.decoder import inverse_frequencies
 from workers.model.families.registry import decoder_config
 from workers.model.loaders.config import read_config
 from workers.model.loaders.errors import ModelLoadError
+from workers.model.rope import inverse_frequencies
 
 THETA, HEAD_DIM = 500000.0, 64
 
@@ -44,7 +44,9 @@ def test_llama3_rope_is_recognized_by_its_factors(factor: float, tmp_path: Path)
     raw = read_config(path)
     assert raw["rope_scaling"]["rope_type"] == "llama3"
     assert raw["rope_scaling"]["factor"] == factor
-    assert torch.allclose(inverse_frequencies(decoder_config(raw).rope, HEAD_DIM), expected, rtol=1e-5)
+    rope = decoder_config(raw).attention.rope
+    assert rope is not None
+    assert torch.allclose(inverse_frequencies(rope, 8192), expected, rtol=1e-5)
 
 
 def test_other_rope_factors_are_refused(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -51,8 +51,9 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
     raw = read_config(path)
     decoder_settings = _decoder_config(raw, path)
     device, dtype = _device(config), _dtype(config, raw)
-    limit = min(config.max_model_len or decoder_settings.max_position, decoder_settings.max_position)
+    limit = min(config.max_model_len or decoder_settings.max_position, decoder_settings.longest_position)
     source = DummyWeights(config.seed) if config.load_format == "dummy" else open_weights(path)
+    decoder_settings = replace(decoder_settings, names=decoder_settings.names.fitted(source.has))
     model = Decoder(decoder_settings, lambda name, shape: source.get(name, shape, dtype, device), limit)
     block_size = config.block_size or (_GPU_BLOCK_SIZE if device.type == "cuda" else _CPU_BLOCK_SIZE)
     blocks = _num_blocks(config, decoder_settings, block_size, dtype, device, limit)

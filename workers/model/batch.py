@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kernels.decode_attention import DecodeContext
 from kernels.prefill_attention import PrefillContext
-from kernels.rope import CacheSlots
+from kernels.rope import CacheSlots, Rotation
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +26,11 @@ class Batch:
     decode: DecodeContext | None
     prefill: PrefillContext | None
     logit_rows: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A batch, and the rotations of its tokens, one for each rope of the model."""
+
+    batch: Batch
+    rotations: list[Rotation]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from workers.model.config import DecoderConfig
-from workers.model.families import llama, qwen
+from workers.model.families import llama, mistral, qwen
+from workers.model.families.family import Family, ReadConfig
 
-FAMILIES: dict[str, Callable[[dict[str, Any]], DecoderConfig]] = {
-    "LlamaForCausalLM": llama.config,
-    "Qwen2ForCausalLM": qwen.qwen2_config,
-    "Qwen3ForCausalLM": qwen.qwen3_config,
-}
+FAMILIES: tuple[Family, ...] = (llama.FAMILY, mistral.FAMILY, qwen.FAMILY)
+
+
+def architectures() -> dict[str, ReadConfig]:
+    """What reads each architecture's config."""
+    return {name: read for family in FAMILIES for name, read in family.architectures.items()}
 
 
 class UnsupportedModel(ValueError):
@@ -21,12 +22,14 @@ class UnsupportedModel(ValueError):
 
 def decoder_config(raw: dict[str, Any]) -> DecoderConfig:
     """The decoder of a checkpoint's config.json. Raises UnsupportedModel."""
-    names = raw.get("architectures") or []
-    family = next((FAMILIES[name] for name in names if name in FAMILIES), None)
-    if family is None:
-        served = ", ".join(FAMILIES)
-        raise UnsupportedModel(f"architecture {', '.join(names) or 'unnamed'} is not supported; supported: {served}")
+    names, served = raw.get("architectures") or [], architectures()
+    read = next((served[name] for name in names if name in served), None)
+    if read is None:
+        given = ", ".join(names) or "unnamed"
+        raise UnsupportedModel(f"architecture {given} is not supported; supported: {', '.join(served)}")
     try:
-        return family(raw)
+        return read(raw)
     except KeyError as missing:
         raise UnsupportedModel(f"the model's config lacks {missing}") from None
+    except ValueError as error:
+        raise UnsupportedModel(str(error)) from error

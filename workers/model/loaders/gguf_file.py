@@ -148,7 +148,10 @@ class GGUFFile:
 
     def has(self, name: str) -> bool:
         """Whether there is a tensor for this HuggingFace name."""
-        return gguf_name(name) in self._tensors
+        try:
+            return gguf_name(name) in self._tensors
+        except KeyError:
+            return False
 
     def tensor(self, name: str) -> Tensor:
         """The tensor of a HuggingFace name, dequantized to fp32. Raises ModelLoadError."""

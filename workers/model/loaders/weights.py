@@ -23,6 +23,10 @@ class WeightSource(Protocol):
         """The tensor of a checkpoint name. Raises ModelLoadError where it is missing or of another shape."""
         ...
 
+    def has(self, name: str) -> bool:
+        """Whether there is a tensor of that checkpoint name."""
+        ...
+
 
 def open_weights(path: Path) -> WeightSource:
     """The weights of a model folder or GGUF file. Raises ModelLoadError."""
@@ -42,6 +46,9 @@ class GGUFWeights:
     def get(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
         tensor = check_shape(self._file.path, name, self._file.tensor(name), shape)
         return tensor.to(device=device, dtype=dtype)
+
+    def has(self, name: str) -> bool:
+        return self._file.has(name)
 
 
 class SafetensorsWeights:
@@ -66,6 +73,9 @@ class SafetensorsWeights:
             raise ModelLoadError(f"{path}: tensor {name} is {kind}; quantized checkpoints are not supported")
         return check_shape(path, name, tensor, shape).to(device=device, dtype=dtype)
 
+    def has(self, name: str) -> bool:
+        return name in self._file_of
+
     def _index(self) -> dict[str, str]:
         index, single = self._folder / "model.safetensors.index.json", self._folder / "model.safetensors"
         if index.is_file():
@@ -87,14 +97,18 @@ class SafetensorsWeights:
 
 
 class DummyWeights:
-    """Random weights of any shape, the same for the same seed and name: norms are ones, the rest is normal * 0.02."""
+    """Random weights of any shape, the same for the same seed and name: the weights of norms are ones, the rest is normal *
+    0.02."""
 
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed
 
     def get(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-        if "norm" in name:
+        if "norm" in name or (len(shape) == 1 and name.endswith(".weight")):
             return torch.ones(shape, dtype=dtype, device=device)
         digest = hashlib.blake2b(f"{self._seed}/{name}".encode(), digest_size=7).digest()
         generator = torch.Generator(device).manual_seed(int.from_bytes(digest, "big"))
         return torch.empty(shape, dtype=dtype, device=device).normal_(0.0, 0.02, generator=generator)
+
+    def has(self, name: str) -> bool:
+        return True

@@ -1,0 +1,208 @@
+"""What most families' configs have in common: names of settings, rope, windows, and the shape of a Llama."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from workers.model.config import (
+    Activation,
+    AttentionConfig,
+    DecoderConfig,
+    LayerConfig,
+    MLPConfig,
+    NormConfig,
+    RopeConfig,
+    RopeKind,
+)
+
+Raw = dict[str, Any]
+
+_ACTIVATIONS: dict[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "relu2": "relu2",
+}
+_ROPE_KINDS: dict[str, RopeKind] = {
+    "default": "default",
+    "linear": "linear",
+    "dynamic": "dynamic",
+    "llama3": "llama3",
+    "yarn": "yarn",
+    "longrope": "longrope",
+    "su": "longrope",
+}
+
+
+def activation(name: str) -> Activation:
+    """Raises ValueError for one that the decoder does not have."""
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"activation {name!r} is not supported; supported: {', '.join(_ACTIVATIONS)}")
+    return _ACTIVATIONS[name]
+
+
+def rope_settings(raw: Raw) -> Raw:
+    """Of either spelling: rope_scaling beside rope_theta, or rope_parameters."""
+    return {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
+
+
+def rope(
+    raw: Raw,
+    head_dim: int,
+    *,
+    theta: float = 10000.0,
+    partial: float = 1.0,
+    interleaved: bool = False,
+    settings: Raw | None = None,
+) -> RopeConfig:
+    """theta, partial: the family's defaults; partial is the rotated share of each head. settings: those of one kind of
+    layer, where kinds differ."""
+    settings = rope_settings(raw) if settings is None else settings
+    named = settings.get("rope_type", settings.get("type", "default"))
+    if named not in _ROPE_KINDS:
+        raise ValueError(f"rope type {named!r} is not supported; supported: {', '.join(_ROPE_KINDS)}")
+    kind = _ROPE_KINDS[named]
+    longest = raw.get("max_position_embeddings") or 2048
+    original = (
+        settings.get("original_max_position_embeddings") or raw.get("original_max_position_embeddings") or longest
+    )
+    factor = settings.get("factor") or (longest / original if kind in ("yarn", "longrope") else 1.0)
+    share: float = settings.get("partial_rotary_factor") or raw.get("partial_rotary_factor") or partial
+    return RopeConfig(
+        theta=float(settings.get("rope_theta") or raw.get("rope_theta") or theta),
+        dim=int(head_dim * share),
+        kind=kind,
+        interleaved=interleaved,
+        factor=float(factor),
+        low_freq_factor=float(settings.get("low_freq_factor", 1.0)),
+        high_freq_factor=float(settings.get("high_freq_factor", 4.0)),
+        beta_fast=float(settings.get("beta_fast") or 32.0),
+        beta_slow=float(settings.get("beta_slow") or 1.0),
+        truncate=settings.get("truncate", True),
+        original_max_position=longest if kind == "dynamic" else int(original),
+        magnitude=_magnitude(kind, settings, float(factor), int(original)),
+        factors=tuple(settings.get("short_factor") or ()),
+        long_factors=tuple(settings.get("long_factor") or ()),
+    )
+
+
+def _magnitude(kind: str, settings: Raw, factor: float, original: int) -> float:
+    """What a config gives, or what the papers on yarn and longrope recommend."""
+    if kind not in ("yarn", "longrope"):
+        return 1.0
+    if settings.get("attention_factor") is not None:
+        return float(settings["attention_factor"])
+    if factor <= 1.0:
+        return 1.0
+    if kind == "longrope":
+        return math.sqrt(1 + math.log(factor) / math.log(original))
+    scale, whole = float(settings.get("mscale") or 0.0), float(settings.get("mscale_all_dim") or 0.0)
+    if not (scale and whole):
+        scale, whole = 1.0, 0.0
+    return (0.1 * scale * math.log(factor) + 1) / (0.1 * whole * math.log(factor) + 1)
+
+
+def layer_types(raw: Raw, pattern: int) -> Sequence[str]:
+    """sliding_attention or full_attention for each layer; where the config does not say, every `pattern`th is full."""
+    given: Sequence[str] | None = raw.get("layer_types")
+    if given is not None:
+        return given
+    return [
+        "full_attention" if (i + 1) % pattern == 0 else "sliding_attention" for i in range(raw["num_hidden_layers"])
+    ]
+
+
+def with_attention(layer: LayerConfig, **changes: Any) -> LayerConfig:
+    return replace(layer, attention=replace(layer.attention, **changes))
+
+
+def sliding(types: Sequence[str], window: int | None) -> Callable[[int, LayerConfig], LayerConfig]:
+    """Gives layers of type sliding_attention their window."""
+
+    def vary(index: int, layer: LayerConfig) -> LayerConfig:
+        return with_attention(layer, window=window or 0) if types[index] == "sliding_attention" else layer
+
+    return vary
+
+
+def head_dim(raw: Raw) -> int:
+    return int(raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"])
+
+
+def rms(raw: Raw, eps: float = 1e-6, **changes: Any) -> NormConfig:
+    """eps: the family's default."""
+    return NormConfig(eps=raw.get("rms_norm_eps", eps), **changes)
+
+
+def decoder(
+    raw: Raw,
+    norm: NormConfig,
+    *,
+    attention: Raw | None = None,
+    mlp: Raw | None = None,
+    layer: Raw | None = None,
+    vary: Callable[[int, LayerConfig], LayerConfig] | None = None,
+    **changes: Any,
+) -> DecoderConfig:
+    """A Llama in the words of its config, with changes to its parts. `norm` is before attention, before the MLP and at the
+    end. vary: what differs from layer to layer."""
+    parts: Raw = dict(
+        attention=_attention(raw, attention or {}),
+        mlp=_mlp(raw, mlp or {}),
+        attention_norm=norm,
+        mlp_norm=norm,
+    )
+    common = LayerConfig(**{**parts, **(layer or {})})
+    layers = [common if vary is None else vary(i, common) for i in range(raw["num_hidden_layers"])]
+    fields: Raw = dict(
+        hidden_size=raw["hidden_size"],
+        vocab_size=raw["vocab_size"],
+        max_position=raw.get("max_position_embeddings", 2048),
+        layers=tuple(layers),
+        final_norm=norm,
+        tie_embeddings=raw.get("tie_word_embeddings", False),
+    )
+    config = DecoderConfig(**{**fields, **changes})
+    return replace(config, longest_position=_longest(config))
+
+
+def _attention(raw: Raw, changes: Raw) -> AttentionConfig:
+    heads, dim = raw["num_attention_heads"], changes.get("head_dim") or head_dim(raw)
+    fields: Raw = dict(
+        num_heads=heads,
+        num_kv_heads=raw.get("num_key_value_heads") or heads,
+        head_dim=dim,
+        scale=dim**-0.5,
+        qkv_bias=raw.get("attention_bias", False),
+        output_bias=raw.get("attention_bias", False),
+    )
+    if "rope" not in changes:
+        fields["rope"] = rope(raw, dim)
+    return AttentionConfig(**{**fields, **changes})
+
+
+def _mlp(raw: Raw, changes: Raw) -> MLPConfig:
+    fields: Raw = dict(bias=raw.get("mlp_bias", False))
+    if "size" not in changes:
+        fields["size"] = raw["intermediate_size"]
+    if "activation" not in changes:
+        fields["activation"] = activation(raw.get("hidden_act", "silu"))
+    return MLPConfig(**{**fields, **changes})
+
+
+def _longest(config: DecoderConfig) -> int:
+    """dynamic and yarn name the context that they were trained for; their factor says how far they stretch it."""
+    ropes = [layer.attention.rope for layer in config.layers]
+    stretched = [
+        int(rope.original_max_position * rope.factor)
+        for rope in ropes
+        if rope is not None and rope.kind in ("dynamic", "yarn")
+    ]
+    return max([config.max_position, *stretched])

@@ -1,0 +1,47 @@
+"""What a family's checkpoints call their tensors, as data. The defaults are Llama's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightNames:
+    """Modules, without `.weight` and `.bias`. An empty name is a module that the family does not have.
+
+    prefixes: what may stand before all names but that of the head, the usual one first: base models, and decoders inside
+    larger models, are saved under others. heads: full names of the head, likewise. Names of a layer's parts follow `layer`,
+    which takes the layer's index.
+    qkv, gate_up: one name each for q, k and v (gate and up), or one for all. qkv_grouped: that one holds, for each kv head
+    in turn, its queries, its key and its value. transposed: matrices are [in, out].
+    """
+
+    prefixes: tuple[str, ...] = ("model.", "")
+    embedding: str = "embed_tokens"
+    positions: str = ""
+    embedding_norm: str = ""
+    project_in: str = ""
+    project_out: str = ""
+    layer: str = "layers.{}."
+    attention_norm: str = "input_layernorm"
+    attention_post_norm: str = ""
+    qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+    qkv_grouped: bool = False
+    q_norm: str = "self_attn.q_norm"
+    k_norm: str = "self_attn.k_norm"
+    attention_output: str = "self_attn.o_proj"
+    mlp_norm: str = "post_attention_layernorm"
+    mlp_post_norm: str = ""
+    gate_up: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
+    down: str = "mlp.down_proj"
+    final_norm: str = "norm"
+    heads: tuple[str, ...] = ("lm_head",)
+    transposed: bool = False
+
+    def fitted(self, has: Callable[[str], bool]) -> WeightNames:
+        """These names with that prefix and that head first under which a checkpoint has them."""
+        prefixes = sorted(self.prefixes, key=lambda prefix: not has(f"{prefix}{self.embedding}.weight"))
+        return replace(
+            self, prefixes=tuple(prefixes), heads=tuple(sorted(self.heads, key=lambda h: not has(f"{h}.weight")))
+        )
