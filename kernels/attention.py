@@ -2,12 +2,13 @@
 
     o = softmax(s) v,  s = q k^T * scale,  or cap * tanh(q k^T * scale / cap) where logits are capped
 
-A query at position p sees the keys from 0 to p or, with a sliding window, those from p - window + 1 to p.
+With linear biases by distance (ALiBi, Press et al. 2021, arXiv:2108.12409) a head's slope times (key's position - query's)
+is added to s. A query at position p sees the keys from 0 to p or, with a sliding window, those from p - window + 1 to p.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import triton
 import triton.language as tl
@@ -19,11 +20,13 @@ _LOG2_E = 1.4426950408889634
 
 @dataclass(frozen=True, slots=True)
 class AttentionOptions:
-    """Of one layer. window: keys a query sees, its own among them; 0: all. soft_cap: bound of the logits; 0: none."""
+    """Of one layer. window: keys a query sees, its own among them; 0: all. soft_cap: bound of the logits; 0: none. slopes:
+    [heads] fp32 of linear biases, or None."""
 
     scale: float
     window: int = 0
     soft_cap: float = 0.0
+    slopes: Tensor | None = field(default=None, compare=False)
 
     @property
     def cap_rate(self) -> float:
@@ -58,13 +61,22 @@ def soft_cap(scores, RATE: tl.constexpr):
     return scores
 
 
-def attend_torch(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, options: AttentionOptions) -> Tensor:
+def alibi_torch(distance: Tensor, slopes: Tensor) -> Tensor:
+    """distance: [..., queries, keys], key's position - query's; slopes: any shape that goes before these two dimensions."""
+    return slopes[..., None, None] * distance
+
+
+def attend_torch(
+    q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, options: AttentionOptions, bias: Tensor | None = None
+) -> Tensor:
     """q: [..., queries, head_dim]; keys, values: [..., keys, head_dim]; mask: bool, true where a key is seen, or None where
-    query i sees keys 0 to i."""
+    query i sees keys 0 to i. bias: [..., queries, keys], added to the logits; goes with a mask."""
     if not options.soft_cap:
+        given = mask if mask is None or bias is None else bias.to(q.dtype).masked_fill(~mask, -inf)
         return scaled_dot_product_attention(
-            q, keys, values, attn_mask=mask, is_causal=mask is None, scale=options.scale
+            q, keys, values, attn_mask=given, is_causal=mask is None, scale=options.scale
         )
     scores = (q.float() @ keys.float().mT * options.cap_rate).tanh() * options.soft_cap
     seen = scores.new_ones(scores.shape[-2:]).tril().bool() if mask is None else mask
+    scores = scores if bias is None else scores + bias
     return (scores.masked_fill(~seen, -inf).softmax(-1) @ values.float()).to(q.dtype)

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.attention import AttentionOptions, attend_torch, soft_cap
+from kernels.attention import AttentionOptions, alibi_torch, attend_torch, soft_cap
 
 _PROGRAMS = 264
 """Programs that fill a GPU of 132 multiprocessors twice."""
@@ -45,19 +45,19 @@ class DecodeContext:
     block_size: int
     shared_blocks: Tensor | None = None
 
-    _views: dict[AttentionOptions, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
+    _views: dict[AttentionOptions, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
-    def view(self, options: AttentionOptions) -> tuple[Tensor, Tensor]:
+    def view(self, options: AttentionOptions) -> tuple[Tensor, Tensor, Tensor]:
         """What the CPU gathers, found once for all layers of the same options.
 
-        Rows of the cache viewed as [blocks * kv_heads, ...], by sequence, kv head, block; and [sequences, 1, 1, keys] bool,
-        true where a key of those rows is seen.
+        Rows of the cache viewed as [blocks * kv_heads, ...], by sequence, kv head, block; [sequences, 1, 1, keys] bool, true
+        where a key of those rows is seen; and [sequences, keys], the position of each, from the query's on.
         """
         if options not in self._views:
             self._views[options] = self._find_view(options)
         return self._views[options]
 
-    def _find_view(self, options: AttentionOptions) -> tuple[Tensor, Tensor]:
+    def _find_view(self, options: AttentionOptions) -> tuple[Tensor, Tensor, Tensor]:
         lengths = self.lengths[self.slots][:, None]
         oldest = (lengths - options.window).clamp(min=0) if options.window else torch.zeros_like(lengths)
         count = options.most_blocks(self.max_length, self.block_size)
@@ -67,7 +67,7 @@ class DecodeContext:
         heads = torch.arange(self.kv_heads, device=lengths.device)
         rows = (tables[:, None, :].long() * self.kv_heads + heads[None, :, None]).flatten()
         keys = (blocks[:, :, None] * self.block_size + torch.arange(self.block_size, device=lengths.device)).flatten(1)
-        return rows, ((keys >= oldest) & (keys < lengths))[:, None, None, :]
+        return rows, ((keys >= oldest) & (keys < lengths))[:, None, None, :], keys - lengths + 1
 
 
 @triton.jit
@@ -87,12 +87,13 @@ def _split_of(begin, end, split, SPLITS: tl.constexpr):
 
 @triton.jit
 def _attend(
-    q, q_rows, valid, cache, value_offset, table, kv_head, begin, end, oldest, length, scale, CAP_RATE: tl.constexpr,
-    WINDOW: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr,
-    WIDE: tl.constexpr,
+    q, q_rows, valid, cache, value_offset, table, kv_head, begin, end, oldest, newest, length, scale, slope,
+    CAP_RATE: tl.constexpr, WINDOW: tl.constexpr, ALIBI: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """A tile of queries over the blocks [begin, end) of a block table: maxima and totals [ROWS] and unnormalised sums
-    [ROWS, WIDE] of an online softmax. Keys from `length` on, and a row's keys before its `oldest`, are left out."""
+    [ROWS, WIDE] of an online softmax. Keys from `length` on, and a row's keys before its `oldest`, are left out; `newest` is
+    a row's own position, from which `slope` counts."""
     column = tl.arange(0, WIDE)
     q_mask = valid[:, None] & (column < DIM)[None, :]
     queries = tl.load(q + q_rows[:, None] * DIM + column[None, :], mask=q_mask, other=0.0)
@@ -108,6 +109,8 @@ def _attend(
         keys = tl.load(source, mask=inside, other=0.0)
         values = tl.load(source + value_offset, mask=inside, other=0.0)
         scores = soft_cap(tl.dot(queries, tl.trans(keys), input_precision="ieee"), CAP_RATE) * scale
+        if ALIBI:
+            scores += slope[:, None] * (position[None, :] - newest[:, None]).to(tl.float32)
         # finite, so that a row which sees no key of a block stays finite: its sums count for nothing after the next key
         scores = tl.where((position < length)[None, :], scores, -1e30)
         if WINDOW > 0:
@@ -132,11 +135,17 @@ def _store_way(partial, row, way, peak, total, acc, valid, WAYS: tl.constexpr, D
 
 
 @triton.jit
+def _slopes_of(slopes, head, valid):
+    """In units of log2."""
+    return tl.load(slopes + head, mask=valid, other=0.0) * 1.4426950408889634
+
+
+@triton.jit
 def _decode_kernel(
-    q, cache, tables, lengths, slots, shared, out, partial, scale, table_stride, value_offset,
-    CAP_RATE: tl.constexpr, WINDOW: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, SPLITS: tl.constexpr, WAYS: tl.constexpr,
-    TILE: tl.constexpr, PDL: tl.constexpr,
+    q, cache, tables, lengths, slots, slopes, shared, out, partial, scale, table_stride, value_offset,
+    CAP_RATE: tl.constexpr, WINDOW: tl.constexpr, ALIBI: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
+    DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, SPLITS: tl.constexpr,
+    WAYS: tl.constexpr, TILE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     _start_after_previous(PDL)
     sequence = tl.program_id(0).to(tl.int64)
@@ -156,9 +165,13 @@ def _decode_kernel(
     row = tl.arange(0, ROWS)
     valid = row < GROUP
     q_rows = sequence * HEADS + (kv_head * GROUP + row)
+    slope = tl.zeros([ROWS], tl.float32)
+    if ALIBI:
+        slope = _slopes_of(slopes, kv_head * GROUP + row, valid)
+    newest = tl.zeros([ROWS], tl.int32) + length - 1
     peak, total, acc = _attend(
-        q, q_rows, valid, cache, value_offset, tables + slot * table_stride, kv_head, begin, end, oldest, length, scale,
-        CAP_RATE, WINDOW, KV_HEADS, DIM, BLOCK_SIZE, ROWS, WIDE,
+        q, q_rows, valid, cache, value_offset, tables + slot * table_stride, kv_head, begin, end, oldest, newest, length,
+        scale, slope, CAP_RATE, WINDOW, ALIBI, KV_HEADS, DIM, BLOCK_SIZE, ROWS, WIDE,
     )  # fmt: skip
     if WAYS == 1:
         column = tl.arange(0, WIDE)
@@ -171,10 +184,10 @@ def _decode_kernel(
 
 @triton.jit
 def _shared_kernel(
-    q, cache, tables, lengths, slots, shared, partial, scale, table_stride, value_offset, count,
-    CAP_RATE: tl.constexpr, WINDOW: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, SPLITS: tl.constexpr, FIRST_WAY: tl.constexpr,
-    WAYS: tl.constexpr, TILE: tl.constexpr, PDL: tl.constexpr,
+    q, cache, tables, lengths, slots, slopes, shared, partial, scale, table_stride, value_offset, count,
+    CAP_RATE: tl.constexpr, WINDOW: tl.constexpr, ALIBI: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
+    DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, SPLITS: tl.constexpr,
+    FIRST_WAY: tl.constexpr, WAYS: tl.constexpr, TILE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     _start_after_previous(PDL)
     tile = tl.program_id(0).to(tl.int64)
@@ -189,15 +202,21 @@ def _shared_kernel(
     valid = (member < GROUP) & (sequence < count)
     first = 0
     oldest = tl.zeros([ROWS], tl.int32)
-    if WINDOW > 0:
+    newest = tl.zeros([ROWS], tl.int32)
+    slope = tl.zeros([ROWS], tl.float32)
+    if WINDOW > 0 or ALIBI:
         row_slots = tl.load(slots + sequence, mask=valid, other=0)
-        oldest = tl.load(lengths + row_slots, mask=valid, other=1 << 30).to(tl.int32) - WINDOW
+        newest = tl.load(lengths + row_slots, mask=valid, other=1 << 30).to(tl.int32) - 1
+    if ALIBI:
+        slope = _slopes_of(slopes, kv_head * GROUP + member, valid)
+    if WINDOW > 0:
+        oldest = newest + 1 - WINDOW
         first = tl.minimum(tl.maximum(tl.min(oldest, 0), 0) // BLOCK_SIZE, blocks)
     begin, end = _split_of(first, blocks, split, SPLITS)
     q_rows = sequence * HEADS + (kv_head * GROUP + member)
     peak, total, acc = _attend(
-        q, q_rows, valid, cache, value_offset, tables + slot * table_stride, kv_head, begin, end, oldest,
-        blocks * BLOCK_SIZE, scale, CAP_RATE, WINDOW, KV_HEADS, DIM, BLOCK_SIZE, ROWS, WIDE,
+        q, q_rows, valid, cache, value_offset, tables + slot * table_stride, kv_head, begin, end, oldest, newest,
+        blocks * BLOCK_SIZE, scale, slope, CAP_RATE, WINDOW, ALIBI, KV_HEADS, DIM, BLOCK_SIZE, ROWS, WIDE,
     )  # fmt: skip
     _store_way(partial, q_rows, FIRST_WAY + split, peak, total, acc, valid, WAYS, DIM, WIDE)
 
@@ -240,15 +259,16 @@ def decode_attention_triton(
     tile = 0 if shared is None else sequences_per_tile(heads, kv_heads)
     stages = 3 if q.element_size() == 2 else 1
     scalars = (options.log2_scale, tables.stride(0), kv_cache.stride(0))
-    constants = (options.cap_rate, options.window, heads, kv_heads, dim, block_size, wide)
+    slopes = q if options.slopes is None else options.slopes
+    constants = (options.cap_rate, options.window, options.slopes is not None, heads, kv_heads, dim, block_size, wide)
     if shared is not None:
         _shared_kernel[(triton.cdiv(count, tile), kv_heads, _SHARED_SPLITS)](
-            q, kv_cache, tables, context.lengths, slots, shared, partial, *scalars, count,
+            q, kv_cache, tables, context.lengths, slots, slopes, shared, partial, *scalars, count,
             *constants, _SHARED_ROWS, _SHARED_SPLITS, splits, ways, tile,
             q.is_cuda, num_warps=8, num_stages=stages, launch_pdl=q.is_cuda,
         )  # fmt: skip
     _decode_kernel[(count, kv_heads, splits)](
-        q, kv_cache, tables, context.lengths, slots, slots if shared is None else shared, out, partial, *scalars,
+        q, kv_cache, tables, context.lengths, slots, slopes, slots if shared is None else shared, out, partial, *scalars,
         *constants, max(16, triton.next_power_of_2(group)), splits, ways, tile,
         q.is_cuda, num_warps=4, num_stages=stages, launch_pdl=q.is_cuda,
     )  # fmt: skip
@@ -266,11 +286,15 @@ def decode_attention_torch(
     expanded."""
     _, _, kv_heads, block_size, dim = kv_cache.shape
     count, heads, _ = q.shape
-    rows, mask = context.view(options)
+    rows, mask, positions = context.view(options)
     flat = kv_cache.view(2, -1, block_size * dim)
     keys, values = (half.index_select(0, rows).view(count, kv_heads, -1, dim) for half in flat)
     grouped = q.reshape(count, kv_heads, heads // kv_heads, dim)
-    return out.copy_(attend_torch(grouped, keys, values, mask, options).reshape(count, heads, dim))
+    bias = None
+    if options.slopes is not None:
+        by_head = alibi_torch(positions[:, None, None, None, :], options.slopes.view(kv_heads, -1))
+        bias = by_head[:, :, :, 0, :]
+    return out.copy_(attend_torch(grouped, keys, values, mask, options, bias).reshape(count, heads, dim))
 
 
 def decode_attention(

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from kernels.attention import AttentionOptions, attend_torch, soft_cap
+from kernels.attention import AttentionOptions, alibi_torch, attend_torch, soft_cap
 
 _QUERIES = 128
 """Queries of a tile: with bulk copies 128 and 4 warps reach 469 TFLOP/s at 4,096 tokens on an H200; gathered loads, 398."""
@@ -53,8 +53,8 @@ def plan_tiles(spans: list[Span], queries: int = _QUERIES) -> np.ndarray:
 
 @triton.jit
 def _attend_blocks(
-    queries, key_rows, value_rows, table, kv_head, q_positions, begin, end, peak, total, acc, scale,
-    MASKED: tl.constexpr, CAP_RATE: tl.constexpr, WINDOW: tl.constexpr, KV_HEADS: tl.constexpr,
+    queries, key_rows, value_rows, table, kv_head, q_positions, begin, end, peak, total, acc, scale, slope,
+    MASKED: tl.constexpr, CAP_RATE: tl.constexpr, WINDOW: tl.constexpr, ALIBI: tl.constexpr, KV_HEADS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
 ):  # fmt: skip
     """The online softmax over the blocks [begin, end) of a block table. Not MASKED: every query sees them whole."""
@@ -62,8 +62,10 @@ def _attend_blocks(
         block_row = (tl.load(table + index) * KV_HEADS + kv_head) * BLOCK_SIZE
         keys = key_rows.load([block_row, 0])
         scores = soft_cap(tl.dot(queries, tl.trans(keys), input_precision="ieee"), CAP_RATE)
+        positions = (index * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE))[None, :]
+        if ALIBI:
+            scores += slope * (positions - q_positions[:, None]).to(tl.float32)
         if MASKED:
-            positions = (index * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE))[None, :]
             # finite, so that a row which sees no key of a block stays finite: its sums count for nothing after the next key
             scores = tl.where(positions <= q_positions[:, None], scores * scale, -1e30)
             if WINDOW > 0:
@@ -84,9 +86,9 @@ def _attend_blocks(
 
 @triton.jit
 def _prefill_kernel(
-    q, key_rows, value_rows, tables, tiles, out, scale, table_stride,
-    CAP_RATE: tl.constexpr, WINDOW: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr, WIDE: tl.constexpr, QUERIES: tl.constexpr,
+    q, key_rows, value_rows, tables, tiles, slopes, out, scale, table_stride,
+    CAP_RATE: tl.constexpr, WINDOW: tl.constexpr, ALIBI: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
+    DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, WIDE: tl.constexpr, QUERIES: tl.constexpr,
 ):  # fmt: skip
     tile = tiles + tl.program_id(1) * 4
     head = tl.program_id(0)
@@ -104,6 +106,10 @@ def _prefill_kernel(
     peak = tl.full([QUERIES], -1e30, tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
     acc = tl.zeros([QUERIES, WIDE], tl.float32)
+    slope = 0.0
+    if ALIBI:
+        # in the units of what `scale` multiplies
+        slope = tl.load(slopes + head) * 1.4426950408889634 / scale
     # blocks that every query sees whole need no mask; those on the diagonal follow, those on the window's edge come before
     whole = 0
     diagonal = (position + 1) // BLOCK_SIZE
@@ -112,15 +118,15 @@ def _prefill_kernel(
         whole = tl.minimum(tl.cdiv(tl.maximum(position + count - WINDOW, 0), BLOCK_SIZE), diagonal)
         peak, total, acc = _attend_blocks(
             queries, key_rows, value_rows, table, kv_head, position + row, oldest, whole, peak, total, acc, scale,
-            True, CAP_RATE, WINDOW, KV_HEADS, BLOCK_SIZE,
+            slope, True, CAP_RATE, WINDOW, ALIBI, KV_HEADS, BLOCK_SIZE,
         )  # fmt: skip
     peak, total, acc = _attend_blocks(
         queries, key_rows, value_rows, table, kv_head, position + row, whole, diagonal, peak, total, acc, scale,
-        False, CAP_RATE, WINDOW, KV_HEADS, BLOCK_SIZE,
+        slope, False, CAP_RATE, WINDOW, ALIBI, KV_HEADS, BLOCK_SIZE,
     )  # fmt: skip
     peak, total, acc = _attend_blocks(
         queries, key_rows, value_rows, table, kv_head, position + row, diagonal, tl.cdiv(position + count, BLOCK_SIZE),
-        peak, total, acc, scale, True, CAP_RATE, WINDOW, KV_HEADS, BLOCK_SIZE,
+        peak, total, acc, scale, slope, True, CAP_RATE, WINDOW, ALIBI, KV_HEADS, BLOCK_SIZE,
     )  # fmt: skip
     tl.store(out + q_offset, (acc / total[:, None]).to(out.dtype.element_ty), mask=q_mask)
 
@@ -137,8 +143,9 @@ def prefill_attention_triton(
     # bulk copies of whole blocks; columns past head_dim come as zeros
     rows = [TensorDescriptor.from_tensor(half.view(-1, dim), [block_size, wide]) for half in kv_cache]
     _prefill_kernel[(heads, len(tiles))](
-        q, *rows, context.block_tables, tiles, out, options.log2_scale, context.block_tables.stride(0),
-        options.cap_rate, options.window, heads, kv_heads, dim, block_size, wide, _QUERIES,
+        q, *rows, context.block_tables, tiles, q if options.slopes is None else options.slopes, out, options.log2_scale,
+        context.block_tables.stride(0), options.cap_rate, options.window, options.slopes is not None, heads, kv_heads,
+        dim, block_size, wide, _QUERIES,
         num_warps=4, num_stages=2 if q.element_size() == 2 else 1,
     )  # fmt: skip
     return out
@@ -161,9 +168,13 @@ def _one_sequence(q: Tensor, kv_cache: Tensor, block_table: Tensor, span: Span, 
     group = q.shape[1] // kv_heads
     if group > 1:
         keys, values = keys.repeat_interleave(group, 0), values.repeat_interleave(group, 0)
-    causal = start == 0 and options.first_key(span.context - 1) == 0
+    causal = start == 0 and options.first_key(span.context - 1) == 0 and options.slopes is None
     mask = None if causal else _span_mask(span, first, options, q.device)
-    return attend_torch(q.transpose(0, 1)[None], keys[None], values[None], mask, options)[0].transpose(0, 1)
+    bias = None
+    if options.slopes is not None:
+        positions = torch.arange(first, span.context, device=q.device)
+        bias = alibi_torch(positions - torch.arange(start, span.context, device=q.device)[:, None], options.slopes)
+    return attend_torch(q.transpose(0, 1)[None], keys[None], values[None], mask, options, bias)[0].transpose(0, 1)
 
 
 def prefill_attention_torch(

@@ -42,11 +42,13 @@ class Attention:
 
     def __init__(self, config: AttentionConfig, hidden: int, weights: Weights, names: WeightNames, table: int) -> None:
         self.config, self.table = config, table
-        self.qkv = Linear(*_read_qkv(config, hidden, weights, names))
+        qkv = _read_qkv(config, hidden, weights, names)
+        self.qkv = Linear(*qkv)
         self.output = Linear(
             *weights.linear(names.attention_output, hidden, config.num_heads * config.head_dim, config.output_bias)
         )
-        self.options = AttentionOptions(config.scale, config.window, config.soft_cap)
+        slopes = alibi_slopes(config.num_heads).to(qkv.weight.device) * config.alibi if config.alibi else None
+        self.options = AttentionOptions(config.scale, config.window, config.soft_cap, slopes)
         self.norms: QKNorm | None = None
         self.q_norm: Tensor | None = None
         self.k_norm: Tensor | None = None
@@ -85,3 +87,12 @@ def _read_qkv(config: AttentionConfig, hidden: int, weights: Weights, names: Wei
     rows = torch.arange((heads + 2 * kv_heads) * dim).view(-1, dim)
     rows[: heads + kv_heads] = rows[: heads + kv_heads, order]
     return dense.rows(rows.flatten())
+
+
+def alibi_slopes(heads: int) -> Tensor:
+    """[heads] fp32: powers of 2^(-8 / n), n the power of two at or below `heads`, then every other one of those for 2 n
+    (Press et al. 2021, arXiv:2108.12409)."""
+    base = 1 << (heads.bit_length() - 1)
+    slopes = [2 ** (-8 * (index + 1) / base) for index in range(base)]
+    slopes += [2 ** (-4 * (2 * index + 1) / base) for index in range(heads - base)]
+    return torch.tensor(slopes, dtype=torch.float32)
