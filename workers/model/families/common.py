@@ -119,6 +119,15 @@ def layer_types(raw: Raw, pattern: int) -> Sequence[str]:
     ]
 
 
+def renamed(raw: Raw, **words: str) -> Raw:
+    """The config with what it says in its own words said in the usual ones, too: usual="own"."""
+    return {**{usual: raw[own] for usual, own in words.items() if own in raw}, **raw}
+
+
+def layer_norm(raw: Raw, key: str = "layer_norm_eps", *, bias: bool = True) -> NormConfig:
+    return NormConfig(kind="layer", eps=raw.get(key, 1e-5), bias=bias)
+
+
 def with_attention(layer: LayerConfig, **changes: Any) -> LayerConfig:
     return replace(layer, attention=replace(layer.attention, **changes))
 

@@ -5,10 +5,46 @@ from __future__ import annotations
 from typing import Any
 
 from workers.model.config import DecoderConfig
-from workers.model.families import llama, mistral, qwen
+from workers.model.families import (
+    bloom,
+    cohere,
+    falcon,
+    gemma,
+    glm,
+    gpt,
+    gpt_neox,
+    granite,
+    llama,
+    mistral,
+    olmo,
+    opt,
+    phi,
+    phi3,
+    qwen,
+    stablelm,
+    starcoder2,
+)
 from workers.model.families.family import Family, ReadConfig
 
-FAMILIES: tuple[Family, ...] = (llama.FAMILY, mistral.FAMILY, qwen.FAMILY)
+FAMILIES: tuple[Family, ...] = (
+    llama.FAMILY,
+    mistral.FAMILY,
+    qwen.FAMILY,
+    gemma.FAMILY,
+    phi3.FAMILY,
+    phi.FAMILY,
+    falcon.FAMILY,
+    cohere.FAMILY,
+    bloom.FAMILY,
+    gpt.FAMILY,
+    gpt_neox.FAMILY,
+    opt.FAMILY,
+    starcoder2.FAMILY,
+    olmo.FAMILY,
+    granite.FAMILY,
+    glm.FAMILY,
+    stablelm.FAMILY,
+)
 
 
 def architectures() -> dict[str, ReadConfig]:

@@ -1,0 +1,80 @@
+"""Every family of the table against transformers on the same weights, under every way of scheduling."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels.prefill_attention import PrefillContext, Span, plan_tiles
+from kernels.rope import CacheSlots
+from schemas.messages import SamplingParams
+from tests.models.families import ROWS, SIZES, Row, reference
+from workers.llm import LLM
+from workers.model.batch import Batch
+
+CUDA = torch.cuda.is_available()
+pytestmark = pytest.mark.gpu if CUDA else []
+BLOCK_SIZE = 16 if CUDA else 4
+TOKENS = 64
+GREEDY = SamplingParams(temperature=0.0, max_tokens=TOKENS, ignore_eos=True)
+PROMPTS = [[random.Random(i).randrange(3, SIZES["vocab_size"]) for _ in range(1 + 13 * i)] for i in range(4)]
+
+
+def served(folder: Path, row: Row, dtype: str = "float32", **settings: Any) -> LLM:
+    given: dict[str, Any] = dict(kv_blocks=800 // BLOCK_SIZE, max_running=8, block_size=BLOCK_SIZE)
+    return LLM(str(folder), dtype=dtype, max_model_len=row.positions, **{**given, **settings})
+
+
+@torch.inference_mode()
+def logits(llm: LLM, ids: list[int]) -> Tensor:
+    """Of all positions, [tokens, vocab], in one prefill."""
+    cache, device = llm.engine.runner.kv_cache, llm.engine.runner.device
+    positions, spans = torch.arange(len(ids), device=device), [Span(0, 0, len(ids), len(ids))]
+    slots = CacheSlots(positions + BLOCK_SIZE, *cache.shape[2:5])
+    tables = torch.arange(1, 2 + len(ids) // BLOCK_SIZE, dtype=torch.int32, device=device)[None]
+    prefill = PrefillContext(spans, tables, torch.from_numpy(plan_tiles(spans)).to(device))
+    batch = Batch(torch.tensor(ids, device=device), positions, slots, 0, None, prefill, None)
+    return llm.engine.runner.model.forward(batch, cache).float().cpu()
+
+
+@torch.inference_mode()
+def theirs(model: Any, ids: list[int]) -> Tensor:
+    out: Tensor = model(torch.tensor([ids])).logits[0].float()
+    return out
+
+
+def check_greedy(model: Any, prompt: list[int], output: list[int]) -> None:
+    """Each token is transformers' own choice after those before it, or as good up to rounding."""
+    assert len(output) == TOKENS
+    wanted = theirs(model, prompt + output)[len(prompt) - 1 : -1]
+    chosen = wanted.gather(-1, torch.tensor(output)[:, None])[:, 0]
+    assert ((wanted.amax(-1) - chosen) <= 1e-4 * wanted.abs().amax()).all()
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_family(row: Row, tmp_path: Path) -> None:
+    model = reference(row)
+    model.save_pretrained(tmp_path)
+    llm = served(tmp_path, row)
+    ids = PROMPTS[-1] * 2
+    got, want = logits(llm, ids), theirs(model, ids)
+    assert (got - want).norm() / want.norm() < 1e-4
+
+    together = llm.generate(PROMPTS, GREEDY)
+    for prompt, output in zip(PROMPTS, together, strict=True):
+        check_greedy(model, prompt, output.token_ids)
+    hits = llm.engine.stats().prefix_hit_tokens
+    again = llm.generate(PROMPTS[2:], GREEDY)
+    assert llm.engine.stats().prefix_hit_tokens > hits
+    assert [output.token_ids for output in again] == [output.token_ids for output in together[2:]]
+
+    short_of_blocks = served(tmp_path, row, kv_blocks=256 // BLOCK_SIZE, max_batched_tokens=7)
+    pressed = short_of_blocks.generate(PROMPTS, GREEDY)
+    assert short_of_blocks.engine.stats().preemptions > 0
+    for prompt, output in zip(PROMPTS, pressed, strict=True):
+        check_greedy(model, prompt, output.token_ids)
