@@ -155,9 +155,7 @@ def _allocate_cache(
     shape = (decoder.num_layers, 2, blocks, decoder.num_kv_heads, block_size, decoder.head_dim)
     if device.type == "cuda":
         return torch.zeros(shape, dtype=dtype, device=device)
-    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
-    if hasattr(
-        mmap, "MADV_HUGEPAGE"
-    ):  # Linux: fills 2 GiB in a fraction of the time, and attention misses the TLB less
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)  # zeros, and no memory until it is written to
+    if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux: attention misses the TLB less
         memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(shape).zero_()
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
