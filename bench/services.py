@@ -6,6 +6,8 @@ Methods block, for seconds where a server starts: call them in a thread from a r
 from __future__ import annotations
 
 import os
+import pwd
+import random
 import shutil
 import signal
 import socket
@@ -16,6 +18,8 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from bench.guard import Guard
 
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 20.0
@@ -29,11 +33,16 @@ class ServiceFailed(RuntimeError):
     """The server did not start; the message ends with its log."""
 
 
+PORTS = range(10_000, 32_000)
+"""Below those that the system gives to whoever connects or asks for any: between choice and use nobody takes one."""
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    while True:
+        with socket.socket() as probe, suppress(OSError):
+            port = random.SystemRandom().choice(PORTS)  # tests seed the shared generator, in every process alike
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def answers(port: int) -> bool:
@@ -55,6 +64,7 @@ class RabbitMQ:
         self._folder = Path(tempfile.mkdtemp(prefix="headrace-rabbitmq-"))
         self.port = free_port()
         self._environment = self._make_environment()
+        self._guard: Guard | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         self._node: subprocess.Popen[bytes] | None = None
 
@@ -97,9 +107,11 @@ class RabbitMQ:
 
     def start(self) -> None:
         """Returns when the node takes connections. Raises ServiceFailed."""
-        if self._epmd is None:
+        if self._guard is None or self._epmd is None:
+            self._guard = Guard(self._folder)
             self._epmd = self._spawn("epmd", "-address", "127.0.0.1", "-port", self._environment["ERL_EPMD_PORT"])
         self._node = self._spawn(str(self._bin / "rabbitmq-server"))
+        self._guard.watch(-self._epmd.pid, -self._node.pid)
         deadline = time.monotonic() + START_TIMEOUT
         while not answers(self.port):
             if self._node.poll() is not None or time.monotonic() > deadline:
@@ -203,7 +215,17 @@ class RabbitMQ:
         if self._epmd is not None:
             end_group(self._epmd)
             self._epmd = None
+        if self._guard is not None:
+            self._guard.dismiss()
+            self._guard = None
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _unprivileged_user() -> pwd.struct_passwd:
+    """postgres where there is one, else nobody."""
+    with suppress(KeyError):
+        return pwd.getpwnam("postgres")
+    return pwd.getpwnam("nobody")
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
@@ -219,11 +241,11 @@ class Postgres:
         self._bin = self._find()
         self._folder = Path(tempfile.mkdtemp(prefix="headrace-postgres-"))
         self.port = free_port()
+        self._guard: Guard | None = None
         self._server: subprocess.Popen[bytes] | None = None
-        self._user: str | None = None
-        if os.geteuid() == 0:  # Postgres refuses to run as root
-            self._user = "postgres"
-            shutil.chown(self._folder, self._user, self._user)
+        self._user = _unprivileged_user() if os.geteuid() == 0 else None  # Postgres refuses to run as root
+        if self._user is not None:
+            os.chown(self._folder, self._user.pw_uid, self._user.pw_gid)
 
     @staticmethod
     def _find() -> Path:
@@ -251,6 +273,7 @@ class Postgres:
     def start(self) -> None:
         """Returns when the server takes connections. Raises ServiceFailed."""
         if not self._data.exists():
+            self._guard = Guard(self._folder)
             self._run("initdb", "-N", "-A", "trust", "-U", "postgres", "-E", "UTF8", "-D", str(self._data))
         self._server = self._spawn_server()
         deadline = time.monotonic() + START_TIMEOUT
@@ -264,8 +287,9 @@ class Postgres:
 
     def _spawn_server(self) -> subprocess.Popen[bytes]:
         where = ["-D", str(self._data), "-p", str(self.port), "-h", "127.0.0.1", "-c", "unix_socket_directories="]
+        assert self._guard is not None
         with self._log.open("ab") as output:
-            return subprocess.Popen(
+            server = subprocess.Popen(
                 [str(self._bin / "postgres"), *where, "-c", "fsync=off"],
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
@@ -274,9 +298,12 @@ class Postgres:
                 start_new_session=True,
                 **self._as_user(),
             )
+        self._guard.watch(-server.pid)
+        return server
 
     def _as_user(self) -> dict[str, Any]:
-        return {"user": self._user, "group": self._user, "extra_groups": []} if self._user else {}
+        user = self._user
+        return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
 
     def _is_ready(self) -> bool:
         try:
@@ -307,6 +334,9 @@ class Postgres:
     def remove(self) -> None:
         """Stop what runs and delete the data."""
         self.stop()
+        if self._guard is not None:
+            self._guard.dismiss()
+            self._guard = None
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def create_database(self) -> str:
