@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from broker.base import Broker, Delivery, Message
 from broker.memory import MemoryHub
@@ -67,9 +69,12 @@ async def late(hub: MemoryHub) -> AsyncIterator[Broker]:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_what_the_worker_finds_expired_is_the_same_error(
-    late: Broker, http: httpx.AsyncClient, stream: bool
+    late: Broker, app: FastAPI, http: httpx.AsyncClient, stream: bool
 ) -> None:
     status = Status(worker="w", model="late", max_model_len=9, vocab_size=9)
     await late.publish(STATUS, "", Message(encode(status)), confirm=False)
+    async with asyncio.timeout(10):
+        while "late" not in {model.id for model in app.state.services.models.models()}:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     response = await http.post(CHAT, json=chat("one", stream=stream) | {"model": "late"})
     assert (response.status_code, response.json()["error"]["code"]) == (504, "request_timeout")

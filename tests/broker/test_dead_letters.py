@@ -43,6 +43,7 @@ def test_a_letter_tells_of_its_death() -> None:
 @pytest.mark.parametrize(
     ("body", "name"),
     [(encode(Job(id="in-body", model="m", prompt="x")), "in-body"), (b'{"job": "result-of"}', "result-of")],
+    ids=["job", "result"],  # the job's bytes hold the time
 )
 def test_a_letter_without_a_message_id_is_named_by_its_job(body: bytes, name: str) -> None:
     assert read_letter(Message(body)).id == name
