@@ -1,0 +1,117 @@
+"""Checkpoints as they are found: base models, decoders inside larger models, renamed heads, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tests.models.families import MIXED, ROWS, SIZES, Row, reference
+from tests.models.test_families import PROMPTS, logits, served, theirs
+from workers.model.families.common import decoder, rms
+from workers.model.families.registry import FAMILIES, UnsupportedModel, architectures, decoder_config
+from workers.model.loaders.errors import ModelLoadError
+
+
+def saved(name: str, folder: Path) -> tuple[Row, Any]:
+    row = next(row for row in ROWS if row.name == name)
+    model = reference(row)
+    model.save_pretrained(folder)
+    return row, model
+
+
+def edit(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    path = folder / "model.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in change(load_file(path)).items()}, path, {"format": "pt"})
+
+
+def check_logits(folder: Path, row: Row, model: Any) -> None:
+    got, want = logits(served(folder, row), PROMPTS[-1]), theirs(model, PROMPTS[-1])
+    assert (got - want).norm() / want.norm() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"), [("gpt2", "transformer."), ("bloom", "transformer."), ("gemma3", "model.")]
+)
+def test_names_without_the_prefix(name: str, prefix: str, tmp_path: Path) -> None:
+    row, model = saved(name, tmp_path)
+    edit(tmp_path, lambda tensors: {key.removeprefix(prefix): tensor for key, tensor in tensors.items()})
+    check_logits(tmp_path, row, model)
+
+
+def test_the_old_name_of_a_head(tmp_path: Path) -> None:
+    row, model = saved("pythia", tmp_path)
+    edit(tmp_path, lambda tensors: {key.replace("lm_head", "embed_out"): tensor for key, tensor in tensors.items()})
+    check_logits(tmp_path, row, model)
+
+
+def test_the_text_part_of_a_larger_model(tmp_path: Path) -> None:
+    """Under the names of the hub, and with a config that leaves out what is usual."""
+    sizes = dict(num_attention_heads=8, num_key_value_heads=4, head_dim=256, vocab_size=262208)
+    row, model = saved("gemma3", tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    outer = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": raw}
+    (tmp_path / "config.json").write_text(json.dumps(outer))
+    edit(tmp_path, lambda tensors: {f"language_model.{key}": tensor for key, tensor in tensors.items()})
+    check_logits(tmp_path, row, model)
+    short = {key: value for key, value in raw.items() if key not in sizes}
+    config = decoder_config({**outer, "text_config": short})
+    assert (config.num_heads, config.num_kv_heads, config.head_dim, config.vocab_size) == tuple(sizes.values())
+
+
+@pytest.mark.parametrize(("name", "tensor"), [
+    ("falcon-40b", "transformer.h.1.self_attention.query_key_value.weight"),
+    ("gpt2", "transformer.h.0.attn.c_attn.bias"),
+    ("gemma2", "model.layers.2.post_feedforward_layernorm.weight"),
+    ("opt-350m", "model.decoder.project_out.weight"),
+])  # fmt: skip
+def test_missing_and_misshapen_tensors_are_named(name: str, tensor: str, tmp_path: Path) -> None:
+    row, _ = saved(name, tmp_path)
+    edit(tmp_path, lambda tensors: {**tensors, tensor: tensors[tensor][:-1]})
+    with pytest.raises(ModelLoadError, match=rf"model\.safetensors: tensor {tensor} has shape .* asks for"):
+        served(tmp_path, row)
+    edit(tmp_path, lambda tensors: {key: value for key, value in tensors.items() if key != tensor})
+    with pytest.raises(ModelLoadError, match=f"tensor {tensor} is missing"):
+        served(tmp_path, row)
+
+
+@pytest.mark.parametrize(("architecture", "changes", "message"), [
+    ("LlamaForCausalLM", dict(hidden_act="cosine"), "activation 'cosine' is not supported; supported: silu"),
+    ("LlamaForCausalLM", dict(hidden_size=None), "the model's config"),
+    ("BloomForCausalLM", dict(apply_residual_connection_post_layernorm=True), "apply_residual_connection"),
+    ("Gemma3ForCausalLM", dict(use_bidirectional_attention=True), "use_bidirectional_attention"),
+    ("StableLmForCausalLM", dict(qk_layernorm=True), "qk_layernorm"),
+    ("NobodysForCausalLM", {}, "architecture NobodysForCausalLM is not supported; supported: LlamaForCausalLM"),
+])  # fmt: skip
+def test_what_a_family_cannot_do_is_refused(architecture: str, changes: dict[str, Any], message: str) -> None:
+    raw = {**SIZES, "architectures": [architecture], **changes}
+    if raw["hidden_size"] is None:
+        del raw["hidden_size"]
+    with pytest.raises(UnsupportedModel, match=message):
+        decoder_config(raw)
+
+
+def test_every_architecture_has_a_row() -> None:
+    """The table's models name those that the registry serves; a text part of a larger model is tested above."""
+    tested = {type(reference(row)).__name__ for row in ROWS} | {"Gemma3ForConditionalGeneration"}
+    assert tested >= set(architectures())
+    assert sum(len(family.architectures) for family in FAMILIES) == len(architectures())
+
+
+def test_old_words_of_falcon_and_bloom() -> None:
+    new = dict(vocab_size=100, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256)
+    old = dict(vocab_size=100, n_embed=64, n_layer=2, n_head=4)
+    for name in ("FalconForCausalLM", "BloomForCausalLM"):
+        assert decoder_config({"architectures": [name], **old}) == decoder_config({"architectures": [name], **new})
+
+
+def test_layers_are_told_apart() -> None:
+    raw = {**SIZES, **MIXED, "architectures": ["Cohere2ForCausalLM"]}
+    windows = [(layer.attention.window, layer.attention.rope is None) for layer in decoder_config(raw).layers]
+    assert windows == [(20, False), (0, True), (20, False)]
+    assert decoder(raw, rms(raw)).kv_values_per_token == 2 * 3 * 2 * 16
