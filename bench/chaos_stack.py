@@ -118,11 +118,10 @@ class ChaosStack:
         self._rabbitmq = rabbitmq
         self._postgres = postgres
         self.kills: dict[str, list[float]] = {}
-        self.moments: list[float] = []
         self.amqp_url, self.database_url = settings.amqp_url, settings.database_url
         ports = [free_port() for _ in range(settings.apis)]
         self.urls = [f"http://127.0.0.1:{port}" for port in ports]
-        worker = ["worker", "--model", str(settings.model), "--device", "cpu", "--max-running", "32", "--threads", "1"]
+        worker = ["worker", "--model", str(settings.model), "--device", "cpu", "--max-running", "64", "--threads", "1"]
         self._apis = [self._part(f"api-{port}", ["api", "--port", str(port)], "listening on") for port in ports]
         self._workers = [self._part(f"worker-{n}", worker, "ready: serving") for n in range(settings.workers)]
         self._jobs = [self._part("jobs", ["jobs"], "ready: dispatching")]
@@ -149,6 +148,10 @@ class ChaosStack:
         await upgrade(self._settings.database_url)
         for part in self.parts:
             part.start()
+        await self.until_ready()
+
+    async def until_ready(self) -> None:
+        """All commands are up, after whatever happened. Raises TimeoutError."""
         await asyncio.gather(*(part.until_ready() for part in self.parts))
 
     async def stop(self) -> None:
@@ -171,11 +174,9 @@ class ChaosStack:
         return events
 
     async def cause(self, name: str) -> None:
-        """Have it happen, once everything is up again after what happened before. Returns when a killed server is up
-        again, a killed command started again, a stopped one continued."""
-        await asyncio.gather(*(part.until_ready() for part in self.parts))
-        self.moments.append(time.monotonic())
-        self.kills.setdefault(name, []).append(self.moments[-1])
+        """Have it happen. Returns when a killed server is up again, a killed command started again, a stopped one
+        continued."""
+        self.kills.setdefault(name, []).append(time.monotonic())
         await self.events()[name]()
 
     def _next(self, parts: list[Supervised]) -> Supervised:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.chaos import Entry, is_sound, make_report, percentile
 from bench.chaos_load import SPECS, Load, Record
+from bench.chaos_report import Entry, is_sound, make_report, percentile
 from bench.services import Postgres, RabbitMQ
 from tests.cli.headrace import ROOT, environment
 from tests.conftest import found
@@ -65,8 +65,8 @@ def record(**fields: object) -> Record:
     ],
 )
 async def test_the_report_sees_what_goes_wrong(fields: dict[str, object], named: str | None) -> None:
-    load = Load([], "tiny", None, 0.0)  # type: ignore[arg-type]
-    load.references[0] = {"right"}
+    load = Load([], "tiny", None)  # type: ignore[arg-type]
+    load.references[0] = "right"
     load.records = [record(**fields)]
     report = make_report(load, {"j": Entry("completed", 0, 3)}, {})
     assert is_sound(report) == (named is None)
@@ -76,8 +76,8 @@ async def test_the_report_sees_what_goes_wrong(fields: dict[str, object], named:
 
 
 async def test_a_stream_is_interrupted_where_its_worker_goes_between_its_first_and_its_last_token() -> None:
-    load = Load([], "tiny", None, 0.0)  # type: ignore[arg-type]
-    load.references[0] = {"right"}
+    load = Load([], "tiny", None)  # type: ignore[arg-type]
+    load.references[0] = "right"
     times = [1.0, 2.0, 7.5, 8.0]
     load.records = [record(job="a", times=times), record(job="b", times=times), record(job="c", times=[9.0, 10.0])]
     ledger = {"a": Entry("completed", 1, 3), "b": Entry("completed", 0, 3), "c": Entry("completed", 1, 3)}
