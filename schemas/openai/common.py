@@ -75,8 +75,8 @@ class StreamOptions(StrictModel):
     continuous_usage_stats: bool | None = None
 
 
-class GenerationRequest(StrictModel):
-    """Parameters that chat and plain completions have in common."""
+class SamplingRequest(StrictModel):
+    """What every endpoint that generates takes: a model, and how to sample."""
 
     model: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -88,10 +88,15 @@ class GenerationRequest(StrictModel):
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: StopStrings = None
+    ignore_eos: bool | None = None
+
+
+class GenerationRequest(SamplingRequest):
+    """Parameters that chat and plain completions have in common."""
+
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     min_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
-    ignore_eos: bool | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     logit_bias: LogitBias | None = None
     stream: bool | None = None

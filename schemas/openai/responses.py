@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from schemas.messages import MAX_GRAMMAR_LENGTH, MAX_ID_LENGTH, MAX_TOOLS, Grammar, ToolChoice
-from schemas.openai.common import Metadata, StopStrings, StrictModel, invalid_type
+from schemas.openai.common import Metadata, SamplingRequest, StrictModel, invalid_type
 from schemas.openai.structured import ANY_OBJECT
 from schemas.openai.tools import FunctionDefinition, ToolRequest
 from schemas.openai.unsupported import first_unsupported
@@ -153,10 +153,9 @@ class StreamOptions(StrictModel):
     include_obfuscation: bool | None = None
 
 
-class ResponseRequest(StrictModel):
-    """`input` is a list of messages once validated. Behind `user` are extensions, as the other endpoints have them."""
+class ResponseRequest(SamplingRequest):
+    """`input` is a list of messages once validated. Sampling parameters beyond OpenAI's are as at the other endpoints."""
 
-    model: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
     input: Annotated[
         list[InputItem],
         BeforeValidator(_messages, json_schema_input_type=str | list[InputItem]),
@@ -164,8 +163,6 @@ class ResponseRequest(StrictModel):
     ]
     instructions: str | None = None
     previous_response_id: str | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     max_output_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     metadata: Metadata | None = None
     store: bool | None = None
@@ -181,14 +178,6 @@ class ResponseRequest(StrictModel):
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
     user: str | None = None
-    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: StopStrings = None
-    ignore_eos: bool | None = None
 
     @model_validator(mode="after")
     def _background_is_stored(self) -> ResponseRequest:
