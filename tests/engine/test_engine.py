@@ -17,7 +17,7 @@ from workers.model.batch import Batch
 from workers.protocol import AddRequest
 
 pytestmark = pytest.mark.gpu if tiny.DEVICE.type == "cuda" else []
-PROMPTS = [[random.Random(i).randrange(3, 211) for _ in range(1 + 7 * i)] for i in range(6)]
+PROMPTS = [random.Random(i).choices(range(3, 211), k=1 + 7 * i) for i in range(6)]
 
 
 @pytest.fixture(scope="module")

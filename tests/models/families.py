@@ -29,12 +29,14 @@ MIXED: dict[str, Any] = dict(layer_types=[LOCAL, EVERYWHERE, LOCAL], num_hidden_
 
 @dataclass(frozen=True)
 class Row:
-    """`changes` are the config's; `positions`: the context that is served, where it is not all."""
+    """`changes` are the config's; `positions`: the context that is served, where it is not all; `attention`: transformers'
+    implementation of it."""
 
     name: str
     model_type: str
     changes: dict[str, Any] = field(default_factory=dict)
     positions: int | None = None
+    attention: str = "eager"
 
 
 def rope(kind: str, **settings: Any) -> dict[str, Any]:
@@ -70,7 +72,8 @@ ROWS = [
     Row("falcon-7b", "falcon", dict(multi_query=True, parallel_attn=True)),
     Row("falcon-40b", "falcon", dict(new_decoder_architecture=True, num_kv_heads=2)),
     Row("falcon-11b", "falcon", dict(new_decoder_architecture=True, num_kv_heads=2, num_ln_in_parallel_attn=1)),
-    Row("falcon-rw", "falcon", dict(alibi=True, multi_query=False, parallel_attn=False, bias=True)),
+    Row("falcon-rw", "falcon", dict(alibi=True, multi_query=False, parallel_attn=False, bias=True),
+        attention="sdpa"),  # the eager one adds the biases twice
     Row("cohere", "cohere", dict(use_qk_norm=True, logit_scale=0.25)),
     Row("cohere2", "cohere2", dict(MIXED)),
     Row("bloom", "bloom", dict(n_head=4)),
@@ -106,7 +109,7 @@ def reference(row: Row) -> Any:
     torch.manual_seed(7)
     config_class = CONFIG_MAPPING[row.model_type]
     config = config_class(**known(config_class, SIZES) | row.changes)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=row.attention).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name or "ln_" in name:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.gpu if CUDA else []
 BLOCK_SIZE = 16 if CUDA else 4
 TOKENS = 64
 GREEDY = SamplingParams(temperature=0.0, max_tokens=TOKENS, ignore_eos=True)
-PROMPTS = [[random.Random(i).randrange(3, SIZES["vocab_size"]) for _ in range(1 + 13 * i)] for i in range(4)]
+PROMPTS = [random.Random(i).choices(range(3, SIZES["vocab_size"]), k=1 + 13 * i) for i in range(4)]
 
 
 def served(folder: Path, row: Row, dtype: str = "float32", **settings: Any) -> LLM:
