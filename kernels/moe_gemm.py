@@ -1,0 +1,180 @@
+"""A mixture of experts for many tokens: grouped products over tokens that are sorted by expert.
+
+Each program multiplies a tile of one expert's rows with a tile of its weights. The weights are the left operand, so that a
+tensor core's 64 rows are filled by them and a tile of 16 tokens is not padded: with few tokens an expert, reading the weights
+is all that counts, and they come by bulk copies. Every pair of token and expert writes its own row; a last kernel adds up a
+token's rows in their order, so results do not depend on which program is first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from kernels.moe_experts import Experts, gated
+from kernels.moe_routing import Routes, sort_by_expert
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """outputs: rows of a weight tile (twice that for gate and up together); depth: columns at a time."""
+
+    outputs: int
+    depth: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """rows: tokens of a tile."""
+
+    rows: int
+    gate_up: Tile
+    down: Tile
+
+
+PLANS = {
+    16: Plan(16, Tile(64, 128, 4, 3), Tile(128, 128, 4, 3)),
+    32: Plan(32, Tile(64, 128, 4, 3), Tile(128, 128, 4, 3)),
+    64: Plan(64, Tile(128, 64, 8, 3), Tile(128, 64, 4, 4)),
+    128: Plan(128, Tile(128, 64, 8, 4), Tile(128, 64, 8, 4)),
+}
+"""By tokens of a tile."""
+
+
+def plan_for(pairs: int, experts: int) -> Plan:
+    """The smallest tile that holds nearly every expert's rows when `pairs` are spread evenly; the largest beyond that."""
+    mean = pairs / experts
+    return PLANS[16 if mean <= 6 else 32 if mean <= 20 else 64 if mean <= 48 else 128]
+
+
+@triton.jit
+def _gate_up_kernel(
+    x, weight_rows, bias, order, tiles, out, hidden, inner, alpha, limit,
+    TOP_K: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr,
+    CLAMPED: tl.constexpr, HAS_BIAS: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """out: [pairs, inner], by expert."""
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    tile = tiles + tl.program_id(1) * 4
+    count = tl.load(tile + 2)
+    if count > 0:
+        expert = tl.load(tile)
+        first = tl.load(tile + 1)
+        row = tl.arange(0, ROWS)
+        inside = row < count
+        token = tl.load(order + first + row, mask=inside, other=0) // TOP_K
+        column = tl.arange(0, DEPTH)
+        source = x + token[:, None].to(tl.int64) * hidden + column[None, :]
+        output = tl.program_id(0) * OUTPUTS
+        weight_row = expert * (2 * inner) + output
+        gate = tl.zeros([OUTPUTS, ROWS], tl.float32)
+        up = tl.zeros([OUTPUTS, ROWS], tl.float32)
+        for start in range(0, hidden, DEPTH):
+            valid = inside[:, None]
+            if not EVEN:
+                valid = valid & (start + column < hidden)[None, :]
+            values = tl.trans(tl.load(source + start, mask=valid, other=0.0))
+            gate = tl.dot(weight_rows.load([weight_row, start]), values, gate, input_precision="ieee")
+            up = tl.dot(weight_rows.load([weight_row + inner, start]), values, up, input_precision="ieee")
+        index = output + tl.arange(0, OUTPUTS)
+        if HAS_BIAS:
+            source = bias + expert * (2 * inner) + index
+            gate += tl.load(source, mask=index < inner, other=0.0).to(tl.float32)[:, None]
+            up += tl.load(source + inner, mask=index < inner, other=0.0).to(tl.float32)[:, None]
+        kind: tl.constexpr = out.dtype.element_ty
+        act = tl.trans(gated(gate, up, kind, alpha, limit, CLAMPED).to(kind))
+        target = out + (first + row)[:, None].to(tl.int64) * inner + index[None, :]
+        tl.store(target, act, mask=inside[:, None] & (index < inner)[None, :])
+
+
+@triton.jit
+def _down_kernel(
+    act_rows, weight_rows, bias, order, tiles, out, hidden, inner,
+    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, HAS_BIAS: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """out: [pairs, hidden], by token."""
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    tile = tiles + tl.program_id(1) * 4
+    count = tl.load(tile + 2)
+    if count > 0:
+        expert = tl.load(tile)
+        first = tl.load(tile + 1)
+        output = tl.program_id(0) * OUTPUTS
+        acc = tl.zeros([OUTPUTS, ROWS], tl.float32)
+        for start in range(0, inner, DEPTH):
+            # rows of the next expert may come along; nobody stores what they give
+            values = tl.trans(act_rows.load([first, start]))
+            acc = tl.dot(weight_rows.load([expert * hidden + output, start]), values, acc, input_precision="ieee")
+        index = output + tl.arange(0, OUTPUTS)
+        if HAS_BIAS:
+            acc += tl.load(bias + expert * hidden + index, mask=index < hidden, other=0.0).to(tl.float32)[:, None]
+        row = tl.arange(0, ROWS)
+        pair = tl.load(order + first + row, mask=row < count, other=0)
+        target = out + pair[:, None].to(tl.int64) * hidden + index[None, :]
+        result = tl.trans(acc.to(out.dtype.element_ty))
+        tl.store(target, result, mask=(row < count)[:, None] & (index < hidden)[None, :])
+
+
+@triton.jit
+def _combine_kernel(
+    pairs, shares, out, hidden, TOP_K: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr
+):  # fmt: skip
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float32)
+    for slot in tl.static_range(TOP_K):
+        pair = token * TOP_K + slot
+        values = tl.load(pairs + pair * hidden + column, mask=column < hidden, other=0.0).to(tl.float32)
+        total += values * tl.load(shares + pair)
+    tl.store(out + token * hidden + column, total.to(out.dtype.element_ty), mask=column < hidden)
+
+
+def _rows_of(matrix: Tensor, tile: tuple[int, int]) -> TensorDescriptor:
+    """The rows of all experts' matrices, one below the other; what is past their ends comes as zeros."""
+    return TensorDescriptor.from_tensor(matrix.view(-1, matrix.shape[-1]), list(tile))
+
+
+def _stages(tile: Tile, x: Tensor) -> int:
+    return tile.stages if x.element_size() == 2 else 1
+
+
+def experts_gemm_triton(x: Tensor, routes: Routes, experts: Experts, plan: Plan | None = None) -> Tensor:
+    """As `kernels.moe.mix_experts`. Rows of x and of the weights begin at multiples of 16 bytes."""
+    (tokens, hidden), (_, top_k), inner, cuda = x.shape, routes.ids.shape, experts.inner, x.is_cuda
+    plan = plan or plan_for(tokens * top_k, experts.count)
+    order, tiles = sort_by_expert(routes, plan.rows)
+    act = x.new_empty(tokens * top_k, inner)
+    tile = plan.gate_up
+    _gate_up_kernel[(triton.cdiv(inner, tile.outputs), len(tiles))](
+        x, _rows_of(experts.gate_up, (tile.outputs, tile.depth)),
+        x if experts.gate_up_bias is None else experts.gate_up_bias, order, tiles, act, hidden, inner, experts.alpha,
+        experts.limit, top_k, plan.rows, tile.outputs, tile.depth, hidden % tile.depth == 0, experts.limit > 0,
+        experts.gate_up_bias is not None, cuda, num_warps=tile.warps, num_stages=_stages(tile, x), launch_pdl=cuda,
+    )  # fmt: skip
+    by_pair = x.new_empty(tokens * top_k, hidden)
+    tile = plan.down
+    _down_kernel[(triton.cdiv(hidden, tile.outputs), len(tiles))](
+        _rows_of(act, (plan.rows, tile.depth)), _rows_of(experts.down, (tile.outputs, tile.depth)),
+        x if experts.down_bias is None else experts.down_bias, order, tiles, by_pair, hidden, inner, plan.rows,
+        tile.outputs, tile.depth, experts.down_bias is not None, cuda, num_warps=tile.warps,
+        num_stages=_stages(tile, x), launch_pdl=cuda,
+    )  # fmt: skip
+    out = x.new_empty(tokens, hidden)
+    block = min(1024, triton.next_power_of_2(hidden))
+    _combine_kernel[(tokens, triton.cdiv(hidden, block))](
+        by_pair, routes.weights, out, hidden, top_k, block, cuda, num_warps=4, launch_pdl=cuda
+    )  # fmt: skip
+    return out

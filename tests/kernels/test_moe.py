@@ -1,0 +1,162 @@
+"""Mixtures of experts: routing against its twin, and both regimes of the experts' products against theirs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels.moe import mix_experts_torch
+from kernels.moe_experts import Experts
+from kernels.moe_gemm import PLANS, Plan, Tile, experts_gemm_triton, plan_for
+from kernels.moe_matvec import experts_matvec_triton
+from kernels.moe_routing import (
+    Routes,
+    RoutingOptions,
+    most_tiles,
+    route_torch,
+    route_triton,
+    rows_of,
+    sort_torch,
+    sort_triton,
+)
+from tests.kernels.conftest import DEVICE, error, limit
+
+pytestmark = pytest.mark.gpu if torch.cuda.is_available() else []
+
+OPTIONS = {
+    "softmax": RoutingOptions(3, normalised=False),
+    "normalised": RoutingOptions(8),
+    "one": RoutingOptions(1, scale=2.5),
+    "sigmoid": RoutingOptions(4, "sigmoid", scale=1.5),
+    "best-groups": RoutingOptions(3, normalised=False, groups=4, top_groups=2),
+    "best-two-of-groups": RoutingOptions(6, "sigmoid", groups=6, top_groups=3),
+}
+
+
+def routes_of(ids: Tensor) -> Routes:
+    """Routes of given choices, with random weights."""
+    tokens, experts, rows = len(ids), 12, rows_of(len(ids))
+    chosen = torch.zeros(-(-tokens // rows) * rows, experts, dtype=torch.int32, device=ids.device)
+    chosen[:tokens].scatter_add_(1, ids.long(), torch.ones_like(ids, dtype=torch.int32))
+    weights = torch.rand(ids.shape, device=ids.device)
+    return Routes(ids.int(), weights, chosen.view(-1, rows, experts).sum(1, dtype=torch.int32))
+
+
+def choices(kind: str, tokens: int, top_k: int) -> Tensor:
+    """[tokens, top_k] of 12 experts, none twice in a row."""
+    first = torch.zeros(tokens, 1, dtype=torch.int64) if kind == "one expert" else torch.randint(0, 12, (tokens, 1))
+    step = 5 if kind == "one expert" else 7
+    return ((first + step * torch.arange(top_k)) % 12).to(DEVICE)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(("tokens", "biased"), [(1, False), (9, True), (9, False), (1030, True)])
+def test_routing(name: str, tokens: int, biased: bool, device: str) -> None:
+    options = OPTIONS[name]
+    logits = torch.randn(tokens, 24, device=device)
+    bias = torch.randn(24, device=device) if biased else None
+    want, got = route_torch(logits, bias, options), route_triton(logits, bias, options)
+    assert torch.equal(got.ids, want.ids)
+    assert torch.equal(got.counts, want.counts)
+    assert int(got.counts.sum()) == tokens * options.top_k
+    assert error(got.weights, want.weights) < 1e-6
+    if options.normalised:
+        assert torch.allclose(got.weights.sum(1), torch.full((tokens,), options.scale, device=device))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_no_logit_leads_outside_the_experts(device: str) -> None:
+    logits = torch.randn(2, 24, device=device)
+    logits[1] = torch.nan
+    ids = route_triton(logits, None, RoutingOptions(4)).ids
+    assert bool(((ids >= 0) & (ids < 24)).all())
+
+
+@pytest.mark.parametrize(("kind", "tokens", "top_k"), [("spread", 1, 3), ("spread", 21, 3), ("one expert", 40, 1)])
+@pytest.mark.parametrize("tile_rows", [16, 32])
+def test_sorting(kind: str, tokens: int, top_k: int, tile_rows: int, device: str) -> None:
+    routes = routes_of(choices(kind, tokens, top_k))
+    want, got = sort_torch(routes, tile_rows), sort_triton(routes, tile_rows)
+    assert torch.equal(got.order, want.order)
+    used = want.tiles[:, 2] > 0
+    assert torch.equal(got.tiles[:, 2], want.tiles[:, 2])
+    assert torch.equal(got.tiles[used][:, :3], want.tiles[used][:, :3])
+
+
+def test_no_spread_of_pairs_needs_more_tiles(device: str) -> None:
+    for counts in ([1] * 12, [17] * 12, [205] + [1] * 11, [0] * 11 + [33], [16, 16, 1]):
+        needed = sum(-(-count // 16) for count in counts)
+        assert needed <= most_tiles(sum(counts), 12, 16)
+    assert most_tiles(3, 12, 16) == 3
+
+
+def experts_of(hidden: int, inner: int, dtype: torch.dtype, device: str, extra: bool) -> Experts:
+    """12 experts; `extra`: with biases and the clamped gate."""
+
+    def random(*shape: int, scale: float = 1.0) -> Tensor:
+        return (torch.randn(*shape, device=device) * scale).to(dtype)
+
+    biases: dict[str, Any] = {}
+    if extra:
+        biases = dict(
+            gate_up_bias=random(12, 2 * inner), down_bias=random(12, hidden), alpha=1.7, limit=1.5
+        )  # fmt: skip
+    gate_up = random(12, 2 * inner, hidden, scale=hidden**-0.5)
+    return Experts(gate_up, random(12, hidden, inner, scale=inner**-0.5), **biases)
+
+
+def in_double(experts: Experts) -> Experts:
+    tensors = (experts.gate_up, experts.down, experts.gate_up_bias, experts.down_bias)
+    return Experts(*(None if t is None else t.double() for t in tensors), experts.alpha, experts.limit)  # type: ignore[arg-type]
+
+
+def check(run: Any, ids: Tensor, hidden: int, inner: int, extra: bool, dtype: torch.dtype, device: str) -> None:
+    routes, experts = routes_of(ids), experts_of(hidden, inner, dtype, device, extra)
+    x = torch.randn(len(ids), hidden, device=device).to(dtype)
+    want = mix_experts_torch(x.double(), routes, in_double(experts))
+    assert error(mix_experts_torch(x, routes, experts), want) < limit(dtype)
+    assert error(run(x, routes, experts), want) < limit(dtype)
+
+
+SHAPES = [(40, 24), (136, 72)]
+
+
+@pytest.mark.parametrize(("hidden", "inner"), SHAPES)
+@pytest.mark.parametrize("extra", [False, True])
+@pytest.mark.parametrize(("tokens", "top_k"), [(1, 4), (3, 2)])
+def test_few_tokens(
+    tokens: int, top_k: int, hidden: int, inner: int, extra: bool, dtype: torch.dtype, device: str
+) -> None:
+    ids = choices("spread", tokens, top_k)
+    check(
+        lambda *given: experts_matvec_triton(*given, (8, 64, 1), (16, 32, 1)), ids, hidden, inner, extra, dtype, device
+    )
+
+
+@pytest.mark.parametrize(("hidden", "inner"), SHAPES)
+@pytest.mark.parametrize("extra", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "tokens", "top_k"), [("spread", 1, 1), ("spread", 21, 3), ("one expert", 37, 1), ("one expert", 5, 2)]
+)
+def test_many_tokens(
+    kind: str, tokens: int, top_k: int, hidden: int, inner: int, extra: bool, dtype: torch.dtype, device: str
+) -> None:
+    plan = Plan(16, Tile(64, 64, 4, 2), Tile(64, 32, 4, 2))
+    ids = choices(kind, tokens, top_k)
+    check(lambda *given: experts_gemm_triton(*given, plan), ids, hidden, inner, extra, dtype, device)
+
+
+@pytest.mark.parametrize("rows", PLANS)
+def test_every_plan(rows: int, dtype: torch.dtype, device: str) -> None:
+    ids = choices("spread", 70, 2)
+    check(lambda *given: experts_gemm_triton(*given, PLANS[rows]), ids, 136, 72, False, dtype, device)
+
+
+def test_tiles_grow_with_the_tokens_of_an_expert() -> None:
+    rows = [plan_for(pairs, 128).rows for pairs in (64, 512, 2048, 4096, 65536)]
+    assert rows == sorted(rows)
+    assert rows[0] == 16
+    assert rows[-1] == 128
