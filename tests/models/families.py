@@ -76,8 +76,8 @@ ROWS = [
         attention="sdpa"),  # the eager one adds the biases twice
     Row("cohere", "cohere", dict(use_qk_norm=True, logit_scale=0.25)),
     Row("cohere2", "cohere2", dict(MIXED)),
-    Row("bloom", "bloom", dict(n_head=4)),
-    Row("bloom-6-heads", "bloom", dict(hidden_size=96, n_head=6)),
+    Row("bloom", "bloom"),
+    Row("bloom-6-heads", "bloom", dict(hidden_size=96, num_attention_heads=6)),
     Row("gpt2", "gpt2", dict(scale_attn_by_inverse_layer_idx=True)),
     Row("gpt-bigcode", "gpt_bigcode"),
     Row("gptj", "gptj", dict(rotary_dim=8)),

@@ -115,3 +115,32 @@ def test_layers_are_told_apart() -> None:
     windows = [(layer.attention.window, layer.attention.rope is None) for layer in decoder_config(raw).layers]
     assert windows == [(20, False), (0, True), (20, False)]
     assert decoder(raw, rms(raw)).kv_values_per_token == 2 * 3 * 2 * 16
+
+
+OLD_WORDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "gemma3": (
+        dict(rope_theta=2e6, rope_local_base_freq=5e3, rope_scaling=dict(rope_type="linear", factor=8.0)),
+        dict(rope_parameters={
+            "full_attention": dict(rope_type="linear", factor=8.0, rope_theta=2e6),
+            "sliding_attention": dict(rope_type="default", rope_theta=5e3),
+        }),
+    ),
+    "pythia": (
+        dict(rotary_pct=0.5, rotary_emb_base=2e4),
+        dict(rope_parameters=dict(rope_type="default", partial_rotary_factor=0.5, rope_theta=2e4)),
+    ),
+    "phi4-mini": (
+        dict(rope_theta=2e4, partial_rotary_factor=0.75, rope_scaling=None),
+        dict(rope_parameters=dict(rope_type="default", partial_rotary_factor=0.75, rope_theta=2e4)),
+    ),
+    "cohere2": (dict(sliding_window_pattern=3), dict(layer_types=["sliding_attention"] * 2 + ["full_attention"])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(OLD_WORDS))
+def test_configs_of_before_transformers_5(name: str, tmp_path: Path) -> None:
+    saved(name, tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    old, new = OLD_WORDS[name]
+    plain = {key: value for key, value in raw.items() if key not in ("rope_parameters", *new)}
+    assert decoder_config({**plain, **old}) == decoder_config({**raw, **new})
