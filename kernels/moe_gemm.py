@@ -16,7 +16,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kernels.moe_experts import Experts, gated
-from kernels.moe_routing import Routes, sort_by_expert
+from kernels.moe_routing import Routes, Sorted, sort_by_expert
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,30 +151,45 @@ def _stages(tile: Tile, x: Tensor) -> int:
     return tile.stages if x.element_size() == 2 else 1
 
 
-def experts_gemm_triton(x: Tensor, routes: Routes, experts: Experts, plan: Plan | None = None) -> Tensor:
-    """As `kernels.moe.mix_experts`. Rows of x and of the weights begin at multiples of 16 bytes."""
-    (tokens, hidden), (_, top_k), inner, cuda = x.shape, routes.ids.shape, experts.inner, x.is_cuda
-    plan = plan or plan_for(tokens * top_k, experts.count)
-    order, tiles = sort_by_expert(routes, plan.rows)
-    act = x.new_empty(tokens * top_k, inner)
-    tile = plan.gate_up
-    _gate_up_kernel[(triton.cdiv(inner, tile.outputs), len(tiles))](
-        x, _rows_of(experts.gate_up, (tile.outputs, tile.depth)),
-        x if experts.gate_up_bias is None else experts.gate_up_bias, order, tiles, act, hidden, inner, experts.alpha,
-        experts.limit, top_k, plan.rows, tile.outputs, tile.depth, hidden % tile.depth == 0, experts.limit > 0,
-        experts.gate_up_bias is not None, cuda, num_warps=tile.warps, num_stages=_stages(tile, x), launch_pdl=cuda,
-    )  # fmt: skip
-    by_pair = x.new_empty(tokens * top_k, hidden)
-    tile = plan.down
-    _down_kernel[(triton.cdiv(hidden, tile.outputs), len(tiles))](
-        _rows_of(act, (plan.rows, tile.depth)), _rows_of(experts.down, (tile.outputs, tile.depth)),
-        x if experts.down_bias is None else experts.down_bias, order, tiles, by_pair, hidden, inner, plan.rows,
-        tile.outputs, tile.depth, experts.down_bias is not None, cuda, num_warps=tile.warps,
-        num_stages=_stages(tile, x), launch_pdl=cuda,
-    )  # fmt: skip
-    out = x.new_empty(tokens, hidden)
-    block = min(1024, triton.next_power_of_2(hidden))
-    _combine_kernel[(tokens, triton.cdiv(hidden, block))](
-        by_pair, routes.weights, out, hidden, top_k, block, cuda, num_warps=4, launch_pdl=cuda
+def gate_up_triton(x: Tensor, top_k: int, by_expert: Sorted, experts: Experts, rows: int, tile: Tile) -> Tensor:
+    """The gated inner values of every pair, in the order of `by_expert`: [pairs, inner]."""
+    hidden, inner, cuda, bias = x.shape[1], experts.inner, x.is_cuda, experts.gate_up_bias
+    out = x.new_empty(len(by_expert.order), inner)
+    _gate_up_kernel[(triton.cdiv(inner, tile.outputs), len(by_expert.tiles))](
+        x, _rows_of(experts.gate_up, (tile.outputs, tile.depth)), x if bias is None else bias, *by_expert, out, hidden,
+        inner, experts.alpha, experts.limit, top_k, rows, tile.outputs, tile.depth, hidden % tile.depth == 0,
+        experts.limit > 0, bias is not None, cuda,
+        num_warps=tile.warps, num_stages=_stages(tile, x), launch_pdl=cuda,
     )  # fmt: skip
     return out
+
+
+def down_triton(act: Tensor, by_expert: Sorted, experts: Experts, rows: int, tile: Tile) -> Tensor:
+    """Every pair's output, in the order of tokens: [pairs, hidden]. act: as gate_up_triton returns it."""
+    hidden, inner, cuda, bias = experts.down.shape[1], experts.inner, act.is_cuda, experts.down_bias
+    out = act.new_empty(len(act), hidden)
+    _down_kernel[(triton.cdiv(hidden, tile.outputs), len(by_expert.tiles))](
+        _rows_of(act, (rows, tile.depth)), _rows_of(experts.down, (tile.outputs, tile.depth)),
+        act if bias is None else bias, *by_expert, out, hidden, inner, rows, tile.outputs, tile.depth,
+        bias is not None, cuda, num_warps=tile.warps, num_stages=_stages(tile, act), launch_pdl=cuda,
+    )  # fmt: skip
+    return out
+
+
+def combine_triton(by_pair: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of each token's rows. by_pair: [tokens * top_k, hidden]; weights: [tokens, top_k]."""
+    (tokens, top_k), hidden, cuda = weights.shape, by_pair.shape[1], by_pair.is_cuda
+    out = by_pair.new_empty(tokens, hidden)
+    block = min(1024, triton.next_power_of_2(hidden))
+    _combine_kernel[(tokens, triton.cdiv(hidden, block))](
+        by_pair, weights, out, hidden, top_k, block, cuda, num_warps=4, launch_pdl=cuda
+    )
+    return out
+
+
+def experts_gemm_triton(x: Tensor, routes: Routes, experts: Experts, plan: Plan | None = None) -> Tensor:
+    """As `kernels.moe.mix_experts`. Rows of x and of the weights begin at multiples of 16 bytes."""
+    plan = plan or plan_for(routes.ids.numel(), experts.count)
+    by_expert = sort_by_expert(routes, plan.rows)
+    act = gate_up_triton(x, routes.ids.shape[1], by_expert, experts, plan.rows, plan.gate_up)
+    return combine_triton(down_triton(act, by_expert, experts, plan.rows, plan.down), routes.weights)

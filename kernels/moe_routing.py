@@ -147,7 +147,7 @@ def route_triton(logits: Tensor, bias: Tensor | None, options: RoutingOptions) -
         logits, logits if bias is None else bias, ids, weights, counts, tokens, experts, options.scale,
         options.top_k, options.groups, options.top_groups, options.scoring == "sigmoid", options.normalised,
         bias is not None, rows, triton.next_power_of_2(experts), triton.next_power_of_2(options.top_k),
-        triton.next_power_of_2(options.groups), logits.is_cuda, num_warps=min(rows, 4), launch_pdl=logits.is_cuda,
+        triton.next_power_of_2(options.groups), logits.is_cuda, num_warps=min(rows, 8), launch_pdl=logits.is_cuda,
     )  # fmt: skip
     return Routes(ids, weights, counts)
 
@@ -236,7 +236,9 @@ def sort_triton(routes: Routes, tile_rows: int) -> Sorted:
     _sort_kernel[(programs,)](
         routes.ids, routes.counts, order, tiles, pairs, experts, programs, most,
         chunk, triton.next_power_of_2(chunk), triton.next_power_of_2(experts), tile_rows,
-        triton.next_power_of_2(triton.cdiv(most, programs)), 32, cuda, num_warps=4, launch_pdl=cuda,
+        triton.next_power_of_2(triton.cdiv(most, programs)), 32, cuda,
+        num_warps=4 if chunk <= 64 else 16,  # a chunk's pairs are compared with one another
+        launch_pdl=cuda,
     )  # fmt: skip
     return Sorted(order, tiles)
 
