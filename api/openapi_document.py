@@ -13,11 +13,10 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api.examples import EXAMPLES
+from api.openapi_streams import COMPONENTS, add_stream
 
 DEFS = "#/$defs/"
-COMPONENTS = "#/components/schemas/"
 SCHEME = "API key"
-STREAMED = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 DESCRIPTION = """An OpenAI-compatible inference service in which a message queue is the road between HTTP and the GPU.
 
 Errors are `{"error": {"message", "type", "param", "code"}}`, whatever went wrong. Every answer has an `x-request-id`, taken
@@ -46,8 +45,7 @@ def describe(app: FastAPI, version: str, public: frozenset[str]) -> dict[str, An
         _hoist(operation, schemas)
         if path not in public:
             _require_key(operation)
-        if method == "post" and path in STREAMED:
-            _add_stream(operation)
+        add_stream(method, path, operation, schemas)
         _drop_unused_validation(operation)
         _add_example(operation, EXAMPLES.get((method, path)))
     for name in ("HTTPValidationError", "ValidationError"):
@@ -86,10 +84,6 @@ def _require_key(operation: dict[str, Any]) -> None:
     operation["security"] = [{SCHEME: []}, {}]
     operation["responses"]["401"] = _error("No API key, or a wrong one")
     operation["responses"].setdefault("503", _error("A service behind this one is away"))
-
-
-def _add_stream(operation: dict[str, Any]) -> None:
-    operation["responses"]["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
 
 
 def _drop_unused_validation(operation: dict[str, Any]) -> None:

@@ -22,7 +22,15 @@ from api.routes.openapi import error_responses
 from api.services import services
 from api.store import FileRecord, Store
 from api.store.ids import new_id
-from schemas.openai.files import UPLOAD_PURPOSES, ExpiresAfter, FileDeleted, FileList, FileObject
+from schemas.openai.files import (
+    MAX_EXPIRY,
+    MIN_EXPIRY,
+    UPLOAD_PURPOSES,
+    ExpiresAfter,
+    FileDeleted,
+    FileList,
+    FileObject,
+)
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
@@ -39,16 +47,24 @@ FORM_BODY = {
                 "schema": {
                     "type": "object",
                     "required": ["file", "purpose"],
+                    "dependentRequired": {
+                        "expires_after[anchor]": ["expires_after[seconds]"],
+                        "expires_after[seconds]": ["expires_after[anchor]"],
+                    },
                     "properties": {
                         "file": {"type": "string", "format": "binary"},
                         "purpose": {"type": "string", "enum": list(UPLOAD_PURPOSES)},
                         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
-                        "expires_after[seconds]": {"type": "integer"},
+                        "expires_after[seconds]": {"type": "integer", "minimum": MIN_EXPIRY, "maximum": MAX_EXPIRY},
                     },
                 }
             }
         },
     }
+}
+
+BYTES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 }
 
 
@@ -123,7 +139,7 @@ async def retrieve_file(request: Request, file_id: str) -> FileObject:
     return _object(await services(request).store.files.get(owner_of(request), file_id))
 
 
-@router.get("/{file_id}/content", responses=error_responses(404))
+@router.get("/{file_id}/content", response_class=Response, responses={**BYTES, **error_responses(404)})
 async def file_content(request: Request, file_id: str) -> Response:
     """The file's bytes. The length goes ahead, so that a reader can tell when a store failed half-way."""
     files = services(request).store.files

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from schemas.messages import MAX_CHOICES
-from schemas.openai.common import TopLogprobs, invalid, invalid_type, is_token_ids
+from schemas.openai.common import TokenId, TopLogprobs, invalid, invalid_type, is_token_ids
 from schemas.openai.prompt_logprobs import PromptLogprob
 from schemas.openai.structured import StructuredRequest
 from schemas.openai.usage import UsageBody
@@ -16,6 +16,14 @@ from schemas.openai.usage import UsageBody
 MAX_PROMPTS = 2048
 
 Prompt = str | list[int]
+Tokens = Annotated[list[TokenId], Field(min_length=1)]
+PromptsBody = (
+    str
+    | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+    | Tokens
+    | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_PROMPTS)]
+)
+"""What a body may have."""
 
 
 def _prompts(value: Any) -> list[Prompt]:
@@ -36,9 +44,7 @@ def _prompts(value: Any) -> list[Prompt]:
 class CompletionRequest(StructuredRequest):
     """`prompt` is always a list of prompts once validated."""
 
-    prompt: Annotated[
-        list[Prompt], BeforeValidator(_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]])
-    ]
+    prompt: Annotated[list[Prompt], BeforeValidator(_prompts, json_schema_input_type=PromptsBody)]
     logprobs: TopLogprobs | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
 
