@@ -23,6 +23,8 @@ _PROGRAMS = 264
 _SHARED_ROWS = 128
 """Query rows of a tile that reads shared blocks once."""
 _SHARED_SPLITS = 4
+SPLITS = (1, 2, 4, 8, 16)
+"""How many programs may share a sequence: few choices, since each is a kernel of its own."""
 
 
 def sequences_per_tile(heads: int, kv_heads: int) -> int:
@@ -182,7 +184,7 @@ def _decode_kernel(
         _store_way(partial, q_rows, split, peak, total, acc, valid, WAYS, DIM, WIDE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _shared_kernel(
     q, cache, tables, lengths, slots, slopes, shared, partial, scale, table_stride, value_offset, count,
     CAP_RATE: tl.constexpr, WINDOW: tl.constexpr, ALIBI: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
@@ -242,7 +244,8 @@ def _merge_kernel(
 
 def num_splits(sequences: int, kv_heads: int, max_blocks: int) -> int:
     """How many programs share a sequence: enough to fill the GPU, each with blocks to do."""
-    return max(1, min(_PROGRAMS // max(1, sequences * kv_heads), max_blocks, 16))
+    most = min(_PROGRAMS // max(1, sequences * kv_heads), max_blocks)
+    return max((splits for splits in SPLITS if splits <= most), default=1)
 
 
 def decode_attention_triton(

@@ -204,6 +204,8 @@ def test_splits_fill_the_gpu_and_no_more() -> None:
     assert num_splits(256, 8, 128) == 1
     assert num_splits(1, 8, 128) == 16
     assert num_splits(1, 8, 2) == 2
+    assert num_splits(3, 8, 128) == 8
+    assert num_splits(1, 8, 3) == 2
 
 
 @pytest.mark.parametrize("window", [1, 2, 16, 17, 18, 33, 34])
