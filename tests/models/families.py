@@ -49,6 +49,9 @@ LONGROPE = rope(
     short_factor=[1.0 + 0.1 * i for i in range(8)],
     long_factor=[1.0 + 0.9 * i for i in range(8)],
 )
+EXPERTS: dict[str, Any] = dict(moe_intermediate_size=40, num_experts_per_tok=2)
+ROUTED: dict[str, Any] = dict(EXPERTS, n_routed_experts=8, n_group=4, topk_group=2, n_shared_experts=1,
+                              routed_scaling_factor=1.5, first_k_dense_replace=1, norm_topk_prob=True)  # fmt: skip
 ROWS = [
     Row("llama", "llama", dict(head_dim=24, attention_bias=True, mlp_bias=True)),
     Row("llama3-rope", "llama", rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
@@ -95,6 +98,13 @@ ROWS = [
     Row("phi", "phi", dict(qk_layernorm=True)),
     Row("stablelm", "stablelm", dict(use_qkv_bias=True)),
     Row("stablelm-parallel", "stablelm", dict(use_parallel_residual=True)),
+    Row("mixtral", "mixtral", dict(num_local_experts=6, sliding_window=20)),
+    Row("qwen2-moe", "qwen2_moe", dict(EXPERTS, num_experts=6, shared_expert_intermediate_size=48,
+                                       mlp_only_layers=[0])),
+    Row("qwen3-moe", "qwen3_moe", dict(EXPERTS, num_experts=6, head_dim=16, norm_topk_prob=True)),
+    Row("olmoe", "olmoe", dict(num_experts=6, num_experts_per_tok=2)),
+    Row("glm4-moe", "glm4_moe", dict(ROUTED, head_dim=16, use_qk_norm=True)),
+    Row("dots1", "dots1", dict(ROUTED, head_dim=16)),
 ]  # fmt: skip
 
 

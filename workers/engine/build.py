@@ -54,7 +54,7 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
     limit = min(config.max_model_len or decoder_settings.max_position, decoder_settings.longest_position)
     source = DummyWeights(config.seed) if config.load_format == "dummy" else open_weights(path)
     decoder_settings = replace(decoder_settings, names=decoder_settings.names.fitted(source.has))
-    model = Decoder(decoder_settings, lambda name, shape: source.get(name, shape, dtype, device), limit)
+    model = Decoder(decoder_settings, lambda name, shape, kind=dtype: source.get(name, shape, kind, device), limit)
     block_size = config.block_size or (_GPU_BLOCK_SIZE if device.type == "cuda" else _CPU_BLOCK_SIZE)
     blocks = _num_blocks(config, decoder_settings, block_size, dtype, device, limit)
     cache = _allocate_cache(decoder_settings, blocks, block_size, dtype, device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from kernels.moe_routing import RoutingOptions
 from workers.model.names import WeightNames
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
@@ -84,6 +85,33 @@ class MLPConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MoEConfig:
+    """A mixture of `experts`, each a gated MLP of `expert_size` with silu, of which `routing` chooses some for each token.
+
+    router_bias: of the router's logits. correction: a bias of the choice alone. wide_router: logits are computed in fp32.
+    shared: an MLP that all tokens go through; shared_gate: times the sigmoid of a projection. bias: of the experts'
+    products. limit, alpha: of the clamped gate (see `kernels.moe_experts`), 0 is silu.
+    """
+
+    experts: int
+    expert_size: int
+    routing: RoutingOptions
+    router_bias: bool = False
+    correction: bool = False
+    wide_router: bool = False
+    shared: MLPConfig | None = None
+    shared_gate: bool = False
+    bias: bool = False
+    alpha: float = 1.0
+    limit: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """Inner values of a token."""
+        return self.routing.top_k * self.expert_size + (self.shared.size if self.shared else 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LayerConfig:
     """How attention and MLP hang together, x being what runs through the layers:
 
@@ -94,7 +122,7 @@ class LayerConfig:
     """
 
     attention: AttentionConfig
-    mlp: MLPConfig
+    mlp: MLPConfig | MoEConfig
     wiring: Literal["sequential", "parallel", "post"] = "sequential"
     attention_norm: NormConfig | None = None
     attention_post_norm: NormConfig | None = None

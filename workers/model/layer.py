@@ -11,10 +11,17 @@ from torch import Tensor
 
 from workers.model.attention import Attention
 from workers.model.batch import Step
-from workers.model.config import LayerConfig
-from workers.model.mlp import build_mlp
+from workers.model.config import LayerConfig, MoEConfig
+from workers.model.mlp import MLPLike, build_mlp
+from workers.model.moe import MoE
 from workers.model.names import WeightNames
 from workers.model.weights import Weights
+
+
+def _mlp(config: LayerConfig, hidden: int, weights: Weights, names: WeightNames) -> MLPLike:
+    if isinstance(config.mlp, MoEConfig):
+        return MoE(config.mlp, hidden, weights, names)
+    return build_mlp(config.mlp, hidden, weights, names)
 
 
 class Layer(Protocol):
@@ -30,7 +37,7 @@ class _Parts:
         self.attention_norm = weights.norm(names.attention_norm, config.attention_norm, hidden)
         self.attention = Attention(config.attention, hidden, weights, names, table)
         self.mlp_norm = weights.norm(names.mlp_norm, config.mlp_norm, hidden)
-        self.mlp = build_mlp(config.mlp, hidden, weights, names)
+        self.mlp = _mlp(config, hidden, weights, names)
 
 
 class PreNormLayer(_Parts):

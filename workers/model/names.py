@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
+
+_MOST_DENSE_LAYERS = 16
+"""Before the first one with experts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +39,33 @@ class WeightNames:
     mlp_post_norm: str = ""
     gate_up: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
     down: str = "mlp.down_proj"
+    router: str = "mlp.gate"
+    correction: str = "mlp.gate.e_score_correction_bias"
+    experts_layout: Literal["each", "stacked", "interleaved"] = "each"
+    expert_gate_up: tuple[str, str] = ("mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj")
+    expert_down: str = "mlp.experts.{}.down_proj"
+    experts_gate_up: str = "mlp.experts.gate_up_proj"
+    experts_down: str = "mlp.experts.down_proj"
+    shared_gate_up: tuple[str, ...] = ("mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj")
+    shared_down: str = "mlp.shared_experts.down_proj"
+    shared_gate: str = "mlp.shared_expert_gate"
     final_norm: str = "norm"
     heads: tuple[str, ...] = ("lm_head",)
     transposed: bool = False
 
+    @property
+    def shared(self) -> WeightNames:
+        """Of the experts that all tokens go through, as names of an MLP."""
+        return replace(self, gate_up=self.shared_gate_up, down=self.shared_down)
+
     def fitted(self, has: Callable[[str], bool]) -> WeightNames:
-        """These names with that prefix and that head first under which a checkpoint has them."""
+        """These names with that prefix and that head first under which a checkpoint has them, and its layout of experts."""
         prefixes = sorted(self.prefixes, key=lambda prefix: not has(f"{prefix}{self.embedding}.weight"))
+        layers = [f"{prefixes[0]}{self.layer.format(index)}" for index in range(_MOST_DENSE_LAYERS)]
+        stacked = self.experts_layout == "each" and any(has(f"{layer}{self.experts_gate_up}") for layer in layers)
         return replace(
-            self, prefixes=tuple(prefixes), heads=tuple(sorted(self.heads, key=lambda h: not has(f"{h}.weight")))
+            self,
+            prefixes=tuple(prefixes),
+            heads=tuple(sorted(self.heads, key=lambda head: not has(f"{head}.weight"))),
+            experts_layout="stacked" if stacked else self.experts_layout,
         )

@@ -13,7 +13,8 @@ from workers.model.config import NormConfig
 from workers.model.norms import LayerNorm, NoNorm, Norm, RMSNorm
 
 GetWeight = Callable[..., Tensor]
-"""get(name, shape): the tensor of that checkpoint name, on the model's device and in its dtype."""
+"""get(name, shape): the tensor of that checkpoint name, on the model's device and in its dtype, or in that of a third
+argument."""
 
 
 class Dense(NamedTuple):
@@ -44,6 +45,10 @@ class Weights:
     def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
         return self.get(self.prefix + name, shape)
 
+    def wide(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """In fp32, whatever the model's dtype is."""
+        return self.get(self.prefix + name, shape, torch.float32)
+
     def linear(self, name: str, outputs: int, inputs: int, bias: bool) -> Dense:
         shape = (inputs, outputs) if self.transposed else (outputs, inputs)
         weight = self.tensor(f"{name}.weight", shape)
@@ -58,6 +63,20 @@ class Weights:
         parts = [self.linear(name, size, inputs, bias) for name, size in zip(names, sizes, strict=True)]
         weight = torch.cat([part.weight for part in parts])
         return Dense(weight, torch.cat([part.bias for part in parts if part.bias is not None]) if bias else None)
+
+    def each(self, names: tuple[str, ...], count: int, sizes: list[int], inputs: int) -> Tensor:
+        """[count, sum of sizes, inputs] of tensors whose names take an index, put in their places one after the other."""
+        out: Tensor | None = None
+        for index in range(count):
+            row = 0
+            for name, size in zip(names, sizes, strict=True):
+                part = self.linear(name.format(index), size, inputs, False).weight
+                if out is None:
+                    out = part.new_empty(count, sum(sizes), inputs)
+                out[index, row : row + size] = part
+                row += size
+        assert out is not None
+        return out
 
     def norm(self, name: str, config: NormConfig | None, size: int) -> Norm:
         """The norm of `size` values; one that does nothing where there is no config."""
