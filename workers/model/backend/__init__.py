@@ -1,0 +1,1 @@
+"""Models of transformers' own code, with our paged cache, batches and attention."""

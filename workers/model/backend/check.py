@@ -1,0 +1,63 @@
+"""A model's answers, computed with the paged cache in parts, must be those of transformers' own attention.
+
+What the probe cannot see (a mask built inside the model, biases by distance, states kept between tokens, positions counted by
+the model itself) shows here, before the first request.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kernels.decode_attention import DecodeContext
+from kernels.prefill_attention import PrefillContext, Span, plan_tiles
+from kernels.rope import CacheSlots
+from workers.model.backend.model import TransformersModel
+from workers.model.backend.probe import CannotServe
+from workers.model.batch import Batch
+
+_TOKENS, _FIRST = 24, 14
+_BLOCK_SIZE = 16
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
+
+
+@torch.inference_mode()
+def check(model: TransformersModel) -> None:
+    """Two chunks and one token at a time against all at once. Raises CannotServe where they differ."""
+    parameter = next(model.model.parameters())
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(3, model.config.vocab_size, (_TOKENS,), generator=generator).to(parameter.device)
+    want = model.own_logits(tokens).float()
+    cache = _cache(model, parameter)
+    bounds = [(0, _FIRST), (_FIRST, _TOKENS - 2), (_TOKENS - 2, _TOKENS - 1), (_TOKENS - 1, _TOKENS)]
+    got = torch.cat([model.forward(_batch(tokens, *bound, cache), cache) for bound in bounds]).float()
+    difference = float((got - want).norm() / want.norm())
+    if not difference <= _TOLERANCE[parameter.dtype]:
+        raise CannotServe(
+            f"with the paged cache its logits are not those of transformers (they differ by {difference:.1g})"
+        )
+
+
+def _cache(model: TransformersModel, parameter: Tensor) -> Tensor:
+    config = model.config
+    blocks = 1 + -(-_TOKENS // _BLOCK_SIZE)
+    shape = (config.num_layers, 2, blocks, config.num_kv_heads, _BLOCK_SIZE, config.head_dim)
+    return parameter.new_zeros(shape)
+
+
+def _batch(tokens: Tensor, start: int, end: int, cache: Tensor) -> Batch:
+    """Tokens [start, end) of the one sequence: a chunk, or a decode step where it is one token."""
+    device, count = tokens.device, end - start
+    blocks, kv_heads, block_size = cache.shape[2:5]
+    tables = torch.arange(1, blocks, dtype=torch.int32, device=device)[None]
+    positions = torch.arange(start, end, device=device)
+    decode = prefill = None
+    if count == 1:
+        first, lengths = positions - start, torch.full((1,), end, device=device)
+        decode = DecodeContext(first, tables, lengths, _TOKENS, kv_heads, block_size)
+    else:
+        spans = [Span(0, 0, count, end)]
+        tiles = torch.from_numpy(plan_tiles(spans)).to(device) if device.type == "cuda" else None
+        prefill = PrefillContext(spans, tables, tiles)
+    slots = CacheSlots(positions + block_size, blocks, kv_heads, block_size)
+    return Batch(tokens[start:end], positions, slots, count if count == 1 else 0, decode, prefill, None)

@@ -1,0 +1,92 @@
+"""From a model folder to a model of transformers that is served."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils.logging import disable_progress_bar
+
+from workers.model.backend.attention import NAME, attend
+from workers.model.backend.check import check
+from workers.model.backend.model import TransformersModel
+from workers.model.backend.probe import PROBE, CannotServe, probe_mask
+from workers.model.loaders.errors import ModelLoadError
+
+logger = logging.getLogger(__name__)
+
+
+def load_backend(
+    path: Path, dtype: torch.dtype, device: torch.device, *, dummy: bool = False, trust_remote_code: bool = False
+) -> TransformersModel:
+    """Load by transformers what no family reads. `trust_remote_code`: run model code that comes with the model. Raises
+    ModelLoadError."""
+    _register()
+    disable_progress_bar()
+    config = read_hf_config(path, trust_remote_code)
+    model = (
+        _random(config, dtype, device, trust_remote_code) if dummy else _load(path, config, dtype, trust_remote_code)
+    )
+    try:
+        served = TransformersModel(model.eval().to(device))
+        check(served)
+    except CannotServe as error:
+        raise ModelLoadError(
+            f"{path}: {_name(config)} cannot be served by the transformers backend: {error}"
+        ) from error
+    return served
+
+
+def read_hf_config(path: Path, trust_remote_code: bool) -> Any:
+    """Raises ModelLoadError."""
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
+    except Exception as error:  # transformers, and the code of a model, raise what they like
+        raise ModelLoadError(f"{path}: {_reason(error, trust_remote_code)}") from error
+    causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    if config.is_encoder_decoder and causal not in (config.architectures or []):
+        raise ModelLoadError(f"{path}: {_name(config)} is an encoder and a decoder, which is not supported")
+    if hasattr(config, "is_decoder"):
+        config.is_decoder = True  # BERT and its like look both ways without
+    return config
+
+
+def _load(path: Path, config: Any, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+    try:
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            path, config=config, dtype=dtype, attn_implementation=NAME, use_safetensors=True, local_files_only=True,
+            trust_remote_code=trust_remote_code, output_loading_info=True,
+        )  # fmt: skip
+    except Exception as error:  # as above
+        raise ModelLoadError(f"{path}: {_reason(error, trust_remote_code)}") from error
+    if missing := sorted(loaded["missing_keys"]):
+        raise ModelLoadError(f"{path}: tensor {missing[0]} is missing ({len(missing)} are)")
+    return model
+
+
+def _random(config: Any, dtype: torch.dtype, device: torch.device, trust_remote_code: bool) -> Any:
+    with device:
+        return AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation=NAME, trust_remote_code=trust_remote_code
+        )
+
+
+def _register() -> None:
+    AttentionInterface.register(NAME, attend)
+    AttentionInterface.register(PROBE, attend)
+    AttentionMaskInterface.register(PROBE, probe_mask)
+
+
+def _name(config: Any) -> str:
+    return ", ".join(config.architectures or []) or type(config).__name__
+
+
+def _reason(error: Exception, trust_remote_code: bool) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "trust_remote_code" in text and not trust_remote_code:
+        return "it comes with model code of its own; --trust-remote-code runs it, if you trust who wrote it"
+    return text
