@@ -43,28 +43,35 @@ TOOL_PARSERS = {
 }
 REASONING_PARSERS = {"qwen3": ReasoningStyle(), "deepseek": ReasoningStyle(implied=True)}
 
-_TOOL_SIGNS = (
-    ("<function=", "qwen3"),
-    ("<tool_call>", "hermes"),
-    ("[TOOL_CALLS]", "mistral"),
-    ("<|python_start|>", "pythonic"),
-    ("func_name1(", "pythonic"),
-    ('"parameters":', "llama3_json"),
+_TOOL_SIGNS: tuple[tuple[tuple[str, ...], str | None], ...] = (
+    (("<tool_call>", "<function="), "qwen3"),
+    (("<tool_call>", "<arg_key>"), None),  # GLM's, which is neither JSON nor Qwen's XML
+    (("<tool_call>",), "hermes"),
+    (("[TOOL_CALLS]",), "mistral"),
+    (("func_name1(",), "pythonic"),
+    (('function name, "parameters":',), "llama3_json"),  # Llama 4's own template asks for this form, too
+    (("<|python_start|>",), "pythonic"),
 )
-_REASONING_SIGNS = (("<\uff5cAssistant\uff5c>", "deepseek"), ("<think>", "qwen3"))
+"""What a template shows of the syntax, all of it, and the parser for that; the first that fits counts."""
+_DEEPSEEK = "<\uff5cAssistant\uff5c>"
 
 
 def tool_parser(name: ToolParserName, template: str) -> ToolParser | None:
     """The parser of that name; for auto the one whose syntax the chat template shows, if it takes tools at all."""
     if name == "auto":
-        signs = _TOOL_SIGNS if "tools" in template else ()
-        return next((TOOL_PARSERS[parser] for sign, parser in signs if sign in template), None)
+        shown = template.replace('\\"', '"') if "tools" in template else ""
+        fitting = (parser for signs, parser in _TOOL_SIGNS if all(sign in shown for sign in signs))
+        found = next(fitting, None)
+        return None if found is None else TOOL_PARSERS[found]
     return None if name == "none" else TOOL_PARSERS[name]
 
 
 def reasoning_style(name: ReasoningParserName, template: str) -> ReasoningStyle | None:
-    """The same for reasoning; a template without `<think>` is one of a model that does not reason."""
+    """The same for reasoning; a template without `<think>` is one of a model that does not reason. One in which thinking
+    can be turned off opens or closes it in the prompt: then nothing is implied."""
     if name == "auto":
-        signs = _REASONING_SIGNS if "<think>" in template or "</think>" in template else ()
-        return next((REASONING_PARSERS[parser] for sign, parser in signs if sign in template), None)
+        if "<think>" not in template and "</think>" not in template:
+            return None
+        implied = _DEEPSEEK in template and "thinking" not in template
+        return REASONING_PARSERS["deepseek" if implied else "qwen3"]
     return None if name == "none" else REASONING_PARSERS[name]
