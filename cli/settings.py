@@ -115,6 +115,9 @@ class WorkerSettings(Settings):
     max_model_len: int | None = Field(None, ge=2, description="tokens of prompt and output; unset: the model's own")
     max_running: int = Field(256, ge=1, description="requests in one batch at most")
     max_batched_tokens: int = Field(8192, ge=16, description="tokens computed in one step at most")
+    batch_step_tokens: int | None = Field(
+        None, ge=1, description="tokens of a step that may be batch work while others come too; unset: by the device"
+    )
     kv_blocks: int | None = Field(None, ge=1, description="blocks of the KV cache; unset: what memory leaves")
     kv_memory_bytes: int | None = Field(None, ge=1, description="bytes for the KV cache; unset: what memory leaves")
     gpu_memory_fraction: float = Field(0.9, gt=0, le=1, description="part of the GPU's memory to use in all")
@@ -142,6 +145,7 @@ class WorkerSettings(Settings):
             max_model_len=self.max_model_len,
             max_running=self.max_running,
             max_batched_tokens=self.max_batched_tokens,
+            batch_step_tokens=self.batch_step_tokens,
             kv_blocks=self.kv_blocks,
             kv_memory_bytes=self.kv_memory_bytes,
             gpu_memory_fraction=self.gpu_memory_fraction,

@@ -12,6 +12,10 @@ from msgspec import Struct
 from schemas.messages import FinishReason, SamplingParams
 
 
+BATCH_PRIORITY = 2**32
+"""Added to a batch job's own priority, which is smaller than half of it: it never leaves its class."""
+
+
 class AddRequest(Struct, frozen=True, tag="add", array_like=True):
     """Run a request. `output_token_ids` are tokens made before (resume): generation continues after them, they count
     toward max_tokens and penalties, and are not reported again. Lower `priority` values run first. Prefixes are shared

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from schemas.messages import SamplingParams
 from workers.engine.block_pool import ROOT_HASH, BlockPool, block_hash
 from workers.engine.request import Request, RequestState
-from workers.engine.scheduler import Scheduler, SchedulerConfig
+from workers.engine.scheduler import QUIET_STEPS, Scheduler, SchedulerConfig
+from workers.protocol import BATCH_PRIORITY
 
 
 def make(blocks: int = 16, **changes: int) -> Scheduler:
@@ -22,7 +23,7 @@ def request(index: int, prompt: int, output: int, priority: int = 0) -> Request:
 
 
 operation = st.one_of(
-    st.tuples(st.just("add"), st.integers(1, 24), st.integers(1, 20), st.integers(0, 1)),
+    st.tuples(st.just("add"), st.integers(1, 24), st.integers(1, 20), st.sampled_from([0, BATCH_PRIORITY])),
     st.tuples(st.just("abort"), st.integers(0, 30)),
     st.tuples(st.just("step")),
 )
@@ -73,7 +74,7 @@ def test_blocks_are_conserved_and_everyone_finishes(operations: list[tuple], blo
 
 def test_interactive_requests_go_before_batch() -> None:
     scheduler = make(max_running=1)
-    scheduler.add(request(0, 4, 2, priority=1))
+    scheduler.add(request(0, 4, 2, priority=BATCH_PRIORITY))
     scheduler.add(request(1, 4, 2, priority=0))
     scheduled = scheduler.schedule()
     assert scheduled is not None
@@ -82,7 +83,7 @@ def test_interactive_requests_go_before_batch() -> None:
 
 def test_batch_is_preempted_for_interactive() -> None:
     scheduler = make(blocks=9)
-    scheduler.add(request(0, 12, 20, priority=1))
+    scheduler.add(request(0, 12, 20, priority=BATCH_PRIORITY))
     scheduler.add(request(1, 12, 20, priority=0))
     for _ in range(40):
         scheduled = scheduler.schedule()
@@ -92,6 +93,87 @@ def test_batch_is_preempted_for_interactive() -> None:
         if scheduler.preemptions:
             break
     assert [r.id for r in scheduler.running] == ["1"]
+
+
+def run(scheduler: Scheduler, steps: int) -> list[list[str]]:
+    """Steps with their tokens read at once; of each, who got a token."""
+    told = []
+    for _ in range(steps):
+        scheduled = scheduler.schedule()
+        told.append([] if scheduled is None else [r.id for r in scheduled[1]])
+        for r in [] if scheduled is None else scheduled[1]:
+            scheduler.update(r, 1)
+            if len(r.output) == r.max_tokens:
+                scheduler.finish(r)
+    scheduler.check()
+    return told
+
+
+def test_a_full_batch_makes_room_at_once_for_an_interactive_request() -> None:
+    """By slots, and by blocks: 24 of 32 tokens are batch requests', and 12 are wanted."""
+    for blocks, slots in ((100, 2), (9, 4)):
+        scheduler = make(blocks, max_running=slots, prefix_caching=False)
+        for index in range(2):
+            scheduler.add(request(index, 12, 16, priority=BATCH_PRIORITY))
+        run(scheduler, 2)
+        scheduler.add(request(9, 12, 2))
+        assert "9" in run(scheduler, 1)[0]
+        assert scheduler.preemptions == 1
+        run(scheduler, 200)
+        assert not scheduler.requests
+
+
+def test_interactive_requests_are_not_preempted_for_others_of_their_class() -> None:
+    scheduler = make(100, max_running=1)
+    scheduler.add(request(0, 4, 8))
+    run(scheduler, 1)
+    scheduler.add(request(1, 4, 8, priority=-5))
+    assert run(scheduler, 1) == [["0"]]
+
+
+def test_beside_interactive_requests_a_step_with_batch_work_is_small() -> None:
+    scheduler = make(100, batch_step_tokens=6, max_batched_tokens=32)
+    scheduler.add(request(0, 2, QUIET_STEPS, priority=0))
+    scheduler.add(request(1, 20, 4, priority=BATCH_PRIORITY))
+    run(scheduler, 1)
+    sizes = []
+    while not scheduler.requests["1"].output:
+        scheduled = scheduler.schedule()
+        assert scheduled is not None
+        plan, sampled = scheduled
+        assert len(plan.decode_slots) == 1
+        sizes.append(sum(len(row.tokens) for row in plan.prefill))
+        for r in sampled:
+            scheduler.update(r, 1)
+    assert sizes == [5, 5, 5, 1]  # 4 were computed beside the interactive prompt
+
+
+def test_no_batch_work_beside_an_interactive_prompt() -> None:
+    scheduler = make(100, batch_step_tokens=6, max_batched_tokens=32)
+    scheduler.add(request(0, 4, 20, priority=BATCH_PRIORITY))
+    run(scheduler, 2)
+    scheduler.add(request(1, 20, 4))
+    assert run(scheduler, 2) == [["1"], ["1", "0"]]
+
+
+def prefill_tokens(scheduler: Scheduler) -> int:
+    """Of one step."""
+    scheduled = scheduler.schedule()
+    assert scheduled is not None
+    for r in scheduled[1]:
+        scheduler.update(r, 1)
+    return sum(len(row.tokens) for row in scheduled[0].prefill)
+
+
+def test_batch_work_has_the_engine_to_itself_where_nobody_else_comes() -> None:
+    scheduler = make(800, batch_step_tokens=6, max_batched_tokens=32, max_model_len=3000, prefix_caching=False)
+    scheduler.add(request(0, 1, 1))
+    run(scheduler, 1)
+    scheduler.add(request(1, 1, 2 * QUIET_STEPS, priority=BATCH_PRIORITY))
+    for number, (quiet, tokens) in enumerate(((1, 5), (QUIET_STEPS - 30, 5), (29, 31))):
+        run(scheduler, quiet)
+        scheduler.add(request(2 + number, 32, 1, priority=BATCH_PRIORITY))
+        assert prefill_tokens(scheduler) == tokens
 
 
 def test_freed_blocks_are_found_again_until_taken() -> None:

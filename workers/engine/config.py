@@ -21,6 +21,7 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     max_model_len: int | None = None
     max_running: int = 256
     max_batched_tokens: int = 8192
+    batch_step_tokens: int | None = None
     block_size: int | None = None
     kv_blocks: int | None = None
     kv_memory_bytes: int | None = None

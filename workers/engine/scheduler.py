@@ -1,26 +1,31 @@
 """Continuous batching: which tokens to compute in the next step, and which blocks hold them.
 
 There is no prefill phase and no decode phase: every request has tokens (`num_tokens`) and progress (`num_computed`), and a
-step moves the progress of as many requests as the token budget and the blocks allow. Running requests come first, so
-that decodes never wait for prompts; then waiting ones, by class and arrival. When blocks run out the last in that order
-loses its blocks and is computed again later (preemption by recompute).
+step moves the progress of as many requests as the token budget and the blocks allow. Of each class running requests come
+first, so that decodes never wait for prompts; then waiting ones, by arrival. Interactive requests come before the batch
+class, which loses slots and blocks to them, and whose part in a step is small where they wait for its end. When blocks run
+out the last in that order loses its blocks and is computed again later (preemption by recompute).
 """
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 
 from workers.engine.block_pool import BlockPool, block_hash, root_hash
 from workers.engine.plan import Admission, BlockUpdate, PrefillRow, StepPlan
 from workers.engine.request import Request, RequestState
 from workers.engine.sharing import order_by_prefix
+from workers.protocol import BATCH_PRIORITY
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
     """`watermark_blocks` stay free when a request is admitted, so that the running do not preempt it at once.
-    `sharing_tile` is how many neighbouring sequences attention can read shared blocks for at once; 0: it cannot."""
+    `sharing_tile` is how many neighbouring sequences attention can read shared blocks for at once; 0: it cannot.
+    `batch_step_tokens`: a step with batch requests in it has no more tokens than these while interactive requests come
+    too. About as many as are computed while the weights are read: then batch work makes steps little longer, yet leaves
+    little of the device idle. A step with an interactive prompt in it has more, and so no batch work."""
 
     max_running: int
     max_batched_tokens: int
@@ -29,8 +34,11 @@ class SchedulerConfig:
     prefix_caching: bool = True
     watermark_blocks: int = 0
     sharing_tile: int = 0
+    batch_step_tokens: int = 176
 
 
+QUIET_STEPS = 1000
+"""Steps without interactive work after which batch requests have the engine to themselves."""
 MAX_SCORED = 512
 """Prompt tokens a step whose log probabilities are computed: their logits take as much memory as a large batch's."""
 
@@ -46,6 +54,8 @@ class _Step:
     admissions: list[Admission] = field(default_factory=list)
     block_updates: list[BlockUpdate] = field(default_factory=list)
     max_context: int = 0
+    full: bool = False
+    """Somebody waits for blocks or a slot: nobody behind may have them."""
 
 
 class Scheduler:
@@ -62,6 +72,7 @@ class Scheduler:
         self.prefix_hit_tokens = 0
         self._ordered_slots: list[int] = []
         self._ordered: tuple[list[Request], tuple[int, ...]] = ([], ())
+        self._quiet_steps = QUIET_STEPS
         self._free_slots = list(range(config.max_running - 1, -1, -1))
 
     def add(self, request: Request) -> None:
@@ -82,9 +93,13 @@ class Scheduler:
         """The next plan and the requests that it samples for, in the plan's order; None where nothing can be computed."""
         step = _Step(budget=self.config.max_batched_tokens, scorable=MAX_SCORED)
         preempted = self.preemptions
-        self._schedule_running(step)
+        self._schedule_running(step, batch=False)
         if self.preemptions == preempted:
-            self._schedule_waiting(step)
+            self._schedule_waiting(step, batch=False)
+        self._leave_to_batch(step)
+        self._schedule_running(step, batch=True)
+        if self.preemptions == preempted and not step.full:
+            self._schedule_waiting(step, batch=True)
         if not step.decoding and not step.prefilling:
             return None
         decoding, shared = self._order(step.decoding)
@@ -116,10 +131,19 @@ class Scheduler:
         if self.config.prefix_caching and request.state is RequestState.RUNNING:
             self._register(request)
 
-    def _schedule_running(self, step: _Step) -> None:
-        index = 0
+    def _leave_to_batch(self, step: _Step) -> None:
+        """Cut the budget to what the batch class may have, interactive requests having been served."""
+        used = self.config.max_batched_tokens - step.budget
+        self._quiet_steps = 0 if used else self._quiet_steps + 1
+        if self._quiet_steps < QUIET_STEPS:
+            step.budget = max(0, min(self.config.batch_step_tokens, self.config.max_batched_tokens) - used)
+
+    def _schedule_running(self, step: _Step, *, batch: bool) -> None:
+        index = _first_of_batch(self.running) if batch else 0
         while index < len(self.running) and step.budget > 0:
             request = self.running[index]
+            if _is_batch(request) != batch:
+                return
             count = _at_most(request, request.num_tokens - request.num_computed, step)
             if count > 0 and request.wants_more:
                 if not self._make_room(request, count, step):
@@ -127,27 +151,27 @@ class Scheduler:
                 self._plan_tokens(request, count, step)
             index += 1
 
-    def _schedule_waiting(self, step: _Step) -> None:
-        position = 0
-        while position < len(self.waiting) and step.budget > 0 and self._free_slots:
+    def _schedule_waiting(self, step: _Step, *, batch: bool) -> None:
+        position = _first_of_batch(self.waiting) if batch else 0
+        while position < len(self.waiting) and step.budget > 0:
             request = self.waiting[position]
+            if _is_batch(request) != batch:
+                return
             if request.num_pending > 0:  # preempted with a token under way: it is read before the request comes back
                 position += 1
                 continue
             if not self._admit(request, step):
+                step.full = True
                 return
-            self.waiting.pop(position)
+            self.waiting.remove(request)
 
     def _admit(self, request: Request, step: _Step) -> bool:
         """Give a waiting request its cached prefix, blocks for its next chunk and a slot, or leave it where it is."""
         hits = self._cached_prefix(request)
         cached = len(hits) * self.config.block_size
         count = _at_most(request, request.num_known - cached, step)
-        if count == 0:
-            return False
         new_blocks = self._blocks_for(cached + count) - len(hits)
-        spare = self.pool.num_free - self.pool.num_unreferenced(hits) - new_blocks
-        if spare < (self.config.watermark_blocks if self.running else 0):
+        if count == 0 or not self._find_place(request, hits, new_blocks):
             return False
         self.pool.share(hits)
         request.block_ids = hits + self.pool.allocate(new_blocks)
@@ -163,6 +187,18 @@ class Scheduler:
         step.block_updates.append(BlockUpdate(request.slot, 0, list(request.block_ids)))
         self._plan_tokens(request, count, step)
         return True
+
+    def _find_place(self, request: Request, hits: list[int], new_blocks: int) -> bool:
+        """Whether there are a slot and blocks; an interactive request takes them from the batch class."""
+        while not self._has_place(hits, new_blocks):
+            if _is_batch(request) or not self.running or not _is_batch(self.running[-1]):
+                return False
+            self._preempt(self.running[-1])  # its blocks keep their contents, and so do `hits` until they are shared
+        return True
+
+    def _has_place(self, hits: list[int], new_blocks: int) -> bool:
+        spare = self.pool.num_free - self.pool.num_unreferenced(hits) - new_blocks
+        return bool(self._free_slots) and spare >= (self.config.watermark_blocks if self.running else 0)
 
     def _plan_tokens(self, request: Request, count: int, step: _Step) -> None:
         start = request.num_computed
@@ -246,6 +282,16 @@ class Scheduler:
         held = {block for request in self.running for block in request.block_ids}
         assert len(held) == self.pool.num_used
         self.pool.check()
+
+
+def _is_batch(request: Request) -> bool:
+    """Whether it is of the batch class; a job's own priority, added to its class's, is smaller than half of that."""
+    return request.priority >= BATCH_PRIORITY // 2
+
+
+def _first_of_batch(requests: list[Request]) -> int:
+    """Index in a list in the requests' order."""
+    return bisect_left(requests, (BATCH_PRIORITY // 2, -1), key=lambda request: request.order)
 
 
 def _at_most(request: Request, count: int, step: _Step) -> int:

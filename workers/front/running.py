@@ -17,12 +17,11 @@ from workers.front.job_run import Ending, JobRun, failed
 from workers.front.resume import Shown
 from workers.front.text import Prompt
 from workers.front.tools.sink import Piece
-from workers.protocol import AddRequest, EngineStats, StepOutput, TokenOutput
+from workers.protocol import BATCH_PRIORITY, AddRequest, EngineStats, StepOutput, TokenOutput
 
 logger = logging.getLogger(__name__)
 
-PRIORITY = {"interactive": 0, "batch": 2**32}
-"""Of the classes; a job's own is smaller, so it never leaves its class."""
+PRIORITY = {"interactive": 0, "batch": BATCH_PRIORITY}
 
 
 class RunningJobs:
