@@ -78,3 +78,14 @@ def test_family(row: Row, tmp_path: Path) -> None:
     assert short_of_blocks.engine.stats().preemptions > 0
     for prompt, output in zip(PROMPTS, pressed, strict=True):
         check_greedy(model, prompt, output.token_ids)
+
+
+@pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_family_in_bf16(row: Row, tmp_path: Path) -> None:
+    """Against transformers in float32 on the same, rounded weights."""
+    model = reference(row).to(torch.bfloat16).float()
+    model.save_pretrained(tmp_path)
+    ids = PROMPTS[-1] * 2
+    got, want = logits(served(tmp_path, row, "bfloat16"), ids), theirs(model, ids)
+    assert (got - want).norm() / want.norm() < 1e-2

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from workers.model.config import DecoderConfig, LayerConfig
-from workers.model.families.common import Raw, decoder, head_dim, layer_norm, layer_types, rope, with_attention
+from workers.model.config import DecoderConfig
+from workers.model.families.common import Raw, decoder, head_dim, layer_norm, layer_types, rope, sliding
 from workers.model.families.family import Family
 
 _DEFAULTS: Raw = dict(max_position_embeddings=8192, tie_word_embeddings=True, logit_scale=0.0625)
@@ -34,13 +34,8 @@ def cohere(raw: Raw) -> DecoderConfig:
 def cohere2(raw: Raw) -> DecoderConfig:
     raw = {**_DEFAULTS, **raw}
     types, window = layer_types(raw, raw.get("sliding_window_pattern", 4)), raw.get("sliding_window", 4096)
-    local = rope(raw, head_dim(raw), interleaved=True)
-
-    def vary(index: int, layer: LayerConfig) -> LayerConfig:
-        slides = types[index] == "sliding_attention" and window is not None
-        return with_attention(layer, window=window, rope=local) if slides else layer
-
-    return _config(raw, dict(rope=None), vary=vary)
+    local = rope(raw, head_dim(raw), interleaved=True) if window is not None else None
+    return _config(raw, dict(rope=None), vary=sliding(types, window, rope=local))
 
 
 FAMILY = Family(

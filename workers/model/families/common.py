@@ -93,6 +93,19 @@ def rope(
     )
 
 
+def ropes_by_type(raw: Raw, dim: int, *, theta: float, local_theta: float) -> tuple[RopeConfig, RopeConfig]:
+    """Of layers that see everything, and of those that slide. theta, local_theta: where the config gives none."""
+    given = raw.get("rope_parameters") or {}
+    if "full_attention" in given or "sliding_attention" in given:
+        everywhere, local = given.get("full_attention") or {}, given.get("sliding_attention") or {}
+    else:
+        everywhere = {"rope_theta": raw.get("rope_theta"), **rope_settings(raw)}
+        local = {"rope_theta": raw.get("rope_local_base_freq")}
+    everywhere = {**everywhere, "rope_theta": everywhere.get("rope_theta") or theta}
+    local = {**local, "rope_theta": local.get("rope_theta") or local_theta}
+    return rope(raw, dim, settings=everywhere), rope(raw, dim, settings=local)
+
+
 def _magnitude(kind: str, settings: Raw, factor: float, original: int) -> float:
     """What a config gives, or what the papers on yarn and longrope recommend."""
     if kind not in ("yarn", "longrope"):
@@ -132,11 +145,12 @@ def with_attention(layer: LayerConfig, **changes: Any) -> LayerConfig:
     return replace(layer, attention=replace(layer.attention, **changes))
 
 
-def sliding(types: Sequence[str], window: int | None) -> Callable[[int, LayerConfig], LayerConfig]:
-    """Gives layers of type sliding_attention their window."""
+def sliding(types: Sequence[str], window: int | None, **changes: Any) -> Callable[[int, LayerConfig], LayerConfig]:
+    """Gives layers of type sliding_attention their window, and what else differs in their attention."""
 
     def vary(index: int, layer: LayerConfig) -> LayerConfig:
-        return with_attention(layer, window=window or 0) if types[index] == "sliding_attention" else layer
+        slides = types[index] == "sliding_attention"
+        return with_attention(layer, window=window or 0, **changes) if slides else layer
 
     return vary
 

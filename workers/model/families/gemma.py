@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from workers.model.config import DecoderConfig, LayerConfig, RopeConfig
+from workers.model.config import DecoderConfig
 from workers.model.families.common import (
     Raw,
     activation,
@@ -13,10 +13,8 @@ from workers.model.families.common import (
     head_dim,
     layer_types,
     rms,
-    rope,
-    rope_settings,
+    ropes_by_type,
     sliding,
-    with_attention,
 )
 from workers.model.families.family import Family
 from workers.model.names import WeightNames
@@ -63,36 +61,16 @@ def gemma2(raw: Raw) -> DecoderConfig:
 
 def gemma3(raw: Raw, **changes: Any) -> DecoderConfig:
     raw = {**_GEMMA3_DEFAULTS, **raw}
-    everywhere, local = _ropes(raw)
+    everywhere, local = ropes_by_type(raw, head_dim(raw), theta=1e6, local_theta=1e4)
     attention = dict(
         scale=raw["query_pre_attn_scalar"] ** -0.5,
         soft_cap=raw.get("attn_logit_softcapping") or 0.0,
         qk_norm=rms(raw, offset=1.0),
         rope=everywhere,
     )
-    types, window = layer_types(raw, raw.get("sliding_window_pattern", 6)), raw.get("sliding_window", 4096)
-
-    def vary(index: int, layer: LayerConfig) -> LayerConfig:
-        slides = types[index] == "sliding_attention"
-        return with_attention(layer, window=window or 0, rope=local) if slides else layer
-
+    types = layer_types(raw, raw.get("sliding_window_pattern", 6))
+    vary = sliding(types, raw.get("sliding_window", 4096), rope=local)
     return _sandwiched(raw, attention=attention, vary=vary, **changes)
-
-
-def _ropes(raw: Raw) -> tuple[RopeConfig, RopeConfig]:
-    """Of the layers that see everything, and of those that slide."""
-    given = raw.get("rope_parameters") or {}
-    if "full_attention" in given or "sliding_attention" in given:
-        everywhere, local = given.get("full_attention") or {}, given.get("sliding_attention") or {}
-    else:
-        everywhere = {"rope_theta": raw.get("rope_theta"), **rope_settings(raw)}
-        local = {"rope_theta": raw.get("rope_local_base_freq")}
-    dim = head_dim(raw)
-    everywhere, local = (
-        {**settings, "rope_theta": settings.get("rope_theta") or theta}
-        for settings, theta in ((everywhere, 1e6), (local, 1e4))
-    )
-    return rope(raw, dim, settings=everywhere), rope(raw, dim, settings=local)
 
 
 def gemma3_inside(raw: Raw) -> DecoderConfig:

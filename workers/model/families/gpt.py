@@ -1,4 +1,4 @@
-"""GPT-2 and what was made from its code: StarCoder 1 (GPTBigCode), GPT-J."""
+"""GPT-2 and what was made from its code: GPT-Neo, GPT-J, StarCoder 1 (GPTBigCode)."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ _GPTJ = replace(
     attention_output="attn.out_proj",
     gate_up=("mlp.fc_in",),
     down="mlp.fc_out",
+)
+
+_GPT_NEO = replace(
+    _NAMES,
+    qkv=("attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"),
+    attention_output="attn.attention.out_proj",
 )
 
 
@@ -85,8 +91,27 @@ def gptj(raw: Raw) -> DecoderConfig:
     return _config(raw, attention, layer=parallel, positions=0, head_bias=True, names=_GPTJ)
 
 
+def gpt_neo(raw: Raw) -> DecoderConfig:
+    """Its logits are not scaled; every other layer is local, as `attention_types` counts out."""
+    raw = renamed(raw, num_attention_heads="num_heads", num_hidden_layers="num_layers")
+    raw = {"tie_word_embeddings": True, "max_position_embeddings": 2048, **raw}
+    spans = raw.get("attention_types") or [[["global", "local"], raw["num_hidden_layers"] // 2]]
+    local = [kind == "local" for kinds, times in spans for kind in list(kinds) * times]
+    window = raw.get("window_size", 256)
+
+    def vary(index: int, layer: LayerConfig) -> LayerConfig:
+        return with_attention(layer, window=window) if local[index] else layer
+
+    return _config(raw, dict(rope=None, scale=1.0, output_bias=True), vary=vary, names=_GPT_NEO)
+
+
 FAMILY = Family(
     "GPT",
-    "GPT-2, DistilGPT2, StarCoder 1 and SantaCoder (GPTBigCode), GPT-J",
-    {"GPT2LMHeadModel": gpt2, "GPTBigCodeForCausalLM": gpt_bigcode, "GPTJForCausalLM": gptj},
+    "GPT-2, DistilGPT2, GPT-Neo, GPT-J, StarCoder 1 and SantaCoder (GPTBigCode)",
+    {
+        "GPT2LMHeadModel": gpt2,
+        "GPTNeoForCausalLM": gpt_neo,
+        "GPTJForCausalLM": gptj,
+        "GPTBigCodeForCausalLM": gpt_bigcode,
+    },
 )

@@ -8,6 +8,7 @@ from workers.model.config import DecoderConfig
 from workers.model.families import (
     bloom,
     cohere,
+    exaone,
     falcon,
     gemma,
     glm,
@@ -18,6 +19,8 @@ from workers.model.families import (
     llama,
     mistral,
     mixtral,
+    mpt,
+    nemotron,
     olmo,
     olmoe,
     opt,
@@ -25,8 +28,10 @@ from workers.model.families import (
     phi3,
     qwen,
     qwen_moe,
+    smollm,
     stablelm,
     starcoder2,
+    variants,
 )
 from workers.model.families.family import Family, ReadConfig
 
@@ -52,6 +57,11 @@ FAMILIES: tuple[Family, ...] = (
     glm.FAMILY,
     glm_moe.FAMILY,
     stablelm.FAMILY,
+    nemotron.FAMILY,
+    exaone.FAMILY,
+    smollm.FAMILY,
+    mpt.FAMILY,
+    variants.FAMILY,
 )
 
 
