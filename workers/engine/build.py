@@ -34,8 +34,8 @@ _WATERMARK = 0.01
 _CPU_BLOCK_SIZE, _GPU_BLOCK_SIZE = 16, 64
 """On a GPU one block is one tile of keys: a wider one makes better products and fewer table reads."""
 _CPU_BATCH_STEP_TOKENS, _GPU_BATCH_STEP_TOKENS = 16, 176
-"""A little more than are computed in the time that reading the weights takes: 155 on an H200 in bf16. Simulated for an 8B model at
-30 to 90% of capacity, 160, 176 and 192 leave batch work 94, 96 and 97% of what others leave, and add 4, 6 and 9% to their p99
+"""A little more than are computed in the time that reading the weights takes: 155 on an H200 in bf16. Simulated for an 8B
+model at 30% of capacity, 160, 176 and 192 give batch work 94, 96 and 97% of what is left, and add 4, 6 and 9% to the others' p99
 time to the first token (tests/engine/test_interference.py)."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
