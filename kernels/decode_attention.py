@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.attention import AttentionOptions, alibi_torch, attend_torch, soft_cap
+from kernels.attention import AttentionOptions, alibi_torch, attend_torch, empty_softmax, soft_cap
 
 _PROGRAMS = 264
 """Programs that fill a GPU of 132 multiprocessors twice."""
@@ -89,18 +89,16 @@ def _split_of(begin, end, split, SPLITS: tl.constexpr):
 
 @triton.jit
 def _attend(
-    q, q_rows, valid, cache, value_offset, table, kv_head, begin, end, oldest, newest, length, scale, slope,
+    q, q_rows, valid, cache, value_offset, table, kv_head, begin, end, oldest, newest, length, scale, slope, peak, total,
     CAP_RATE: tl.constexpr, WINDOW: tl.constexpr, ALIBI: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """A tile of queries over the blocks [begin, end) of a block table: maxima and totals [ROWS] and unnormalised sums
     [ROWS, WIDE] of an online softmax. Keys from `length` on, and a row's keys before its `oldest`, are left out; `newest` is
-    a row's own position, from which `slope` counts."""
+    a row's own position, from which `slope` counts. peak, total: what the softmax begins with."""
     column = tl.arange(0, WIDE)
     q_mask = valid[:, None] & (column < DIM)[None, :]
     queries = tl.load(q + q_rows[:, None] * DIM + column[None, :], mask=q_mask, other=0.0)
-    peak = tl.full([ROWS], -1e30, tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, WIDE], tl.float32)
     for index in range(begin, end):
         block_row = tl.load(table + index).to(tl.int64) * KV_HEADS + kv_head
@@ -144,10 +142,10 @@ def _slopes_of(slopes, head, valid):
 
 @triton.jit
 def _decode_kernel(
-    q, cache, tables, lengths, slots, slopes, shared, out, partial, scale, table_stride, value_offset,
-    CAP_RATE: tl.constexpr, WINDOW: tl.constexpr, ALIBI: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
-    DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, SPLITS: tl.constexpr,
-    WAYS: tl.constexpr, TILE: tl.constexpr, PDL: tl.constexpr,
+    q, cache, tables, lengths, slots, slopes, sinks, shared, out, partial, scale, table_stride, value_offset,
+    SINKS: tl.constexpr, CAP_RATE: tl.constexpr, WINDOW: tl.constexpr, ALIBI: tl.constexpr, HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr,
+    SPLITS: tl.constexpr, WAYS: tl.constexpr, TILE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     _start_after_previous(PDL)
     sequence = tl.program_id(0).to(tl.int64)
@@ -171,9 +169,11 @@ def _decode_kernel(
     if ALIBI:
         slope = _slopes_of(slopes, kv_head * GROUP + row, valid)
     newest = tl.zeros([ROWS], tl.int32) + length - 1
+    # only the first split's softmax has the sink
+    peak, total = empty_softmax(sinks, kv_head * GROUP + row, valid, split == 0, SINKS, ROWS)
     peak, total, acc = _attend(
         q, q_rows, valid, cache, value_offset, tables + slot * table_stride, kv_head, begin, end, oldest, newest, length,
-        scale, slope, CAP_RATE, WINDOW, ALIBI, KV_HEADS, DIM, BLOCK_SIZE, ROWS, WIDE,
+        scale, slope, peak, total, CAP_RATE, WINDOW, ALIBI, KV_HEADS, DIM, BLOCK_SIZE, ROWS, WIDE,
     )  # fmt: skip
     if WAYS == 1:
         column = tl.arange(0, WIDE)
@@ -216,9 +216,10 @@ def _shared_kernel(
         first = tl.minimum(tl.maximum(tl.min(oldest, 0), 0) // BLOCK_SIZE, blocks)
     begin, end = _split_of(first, blocks, split, SPLITS)
     q_rows = sequence * HEADS + (kv_head * GROUP + member)
+    peak, total = empty_softmax(slopes, member, valid, False, False, ROWS)
     peak, total, acc = _attend(
         q, q_rows, valid, cache, value_offset, tables + slot * table_stride, kv_head, begin, end, oldest, newest,
-        blocks * BLOCK_SIZE, scale, slope, CAP_RATE, WINDOW, ALIBI, KV_HEADS, DIM, BLOCK_SIZE, ROWS, WIDE,
+        blocks * BLOCK_SIZE, scale, slope, peak, total, CAP_RATE, WINDOW, ALIBI, KV_HEADS, DIM, BLOCK_SIZE, ROWS, WIDE,
     )  # fmt: skip
     _store_way(partial, q_rows, FIRST_WAY + split, peak, total, acc, valid, WAYS, DIM, WIDE)
 
@@ -271,8 +272,9 @@ def decode_attention_triton(
             q.is_cuda, num_warps=8, num_stages=stages, launch_pdl=q.is_cuda,
         )  # fmt: skip
     _decode_kernel[(count, kv_heads, splits)](
-        q, kv_cache, tables, context.lengths, slots, slopes, slots if shared is None else shared, out, partial, *scalars,
-        *constants, max(16, triton.next_power_of_2(group)), splits, ways, tile,
+        q, kv_cache, tables, context.lengths, slots, slopes, q if options.sinks is None else options.sinks,
+        slots if shared is None else shared, out, partial, *scalars, options.sinks is not None, *constants,
+        max(16, triton.next_power_of_2(group)), splits, ways, tile,
         q.is_cuda, num_warps=4, num_stages=stages, launch_pdl=q.is_cuda,
     )  # fmt: skip
     if ways > 1:
@@ -297,7 +299,8 @@ def decode_attention_torch(
     if options.slopes is not None:
         by_head = alibi_torch(positions[:, None, None, None, :], options.slopes.view(kv_heads, -1))
         bias = by_head[:, :, :, 0, :]
-    return out.copy_(attend_torch(grouped, keys, values, mask, options, bias).reshape(count, heads, dim))
+    sinks = None if options.sinks is None else options.sinks.view(kv_heads, -1, 1)
+    return out.copy_(attend_torch(grouped, keys, values, mask, options, bias, sinks).reshape(count, heads, dim))
 
 
 def decode_attention(

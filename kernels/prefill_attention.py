@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from kernels.attention import AttentionOptions, alibi_torch, attend_torch, soft_cap
+from kernels.attention import AttentionOptions, alibi_torch, attend_torch, empty_softmax, soft_cap
 
 _QUERIES = 128
 """Queries of a tile: with bulk copies 128 and 4 warps reach 469 TFLOP/s at 4,096 tokens on an H200; gathered loads, 398."""
@@ -86,9 +86,9 @@ def _attend_blocks(
 
 @triton.jit
 def _prefill_kernel(
-    q, key_rows, value_rows, tables, tiles, slopes, out, scale, table_stride,
-    CAP_RATE: tl.constexpr, WINDOW: tl.constexpr, ALIBI: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
-    DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, WIDE: tl.constexpr, QUERIES: tl.constexpr,
+    q, key_rows, value_rows, tables, tiles, slopes, sinks, out, scale, table_stride,
+    SINKS: tl.constexpr, CAP_RATE: tl.constexpr, WINDOW: tl.constexpr, ALIBI: tl.constexpr, HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, WIDE: tl.constexpr, QUERIES: tl.constexpr,
 ):  # fmt: skip
     tile = tiles + tl.program_id(1) * 4
     head = tl.program_id(0)
@@ -103,8 +103,7 @@ def _prefill_kernel(
     q_mask = (row < count)[:, None] & (column < DIM)[None, :]
     q_offset = ((first + row) * HEADS + head)[:, None] * DIM + column[None, :]
     queries = tl.load(q + q_offset, mask=q_mask, other=0.0)
-    peak = tl.full([QUERIES], -1e30, tl.float32)
-    total = tl.zeros([QUERIES], tl.float32)
+    peak, total = empty_softmax(sinks, row * 0 + head, row < count, True, SINKS, QUERIES)
     acc = tl.zeros([QUERIES, WIDE], tl.float32)
     slope = 0.0
     if ALIBI:
@@ -143,8 +142,9 @@ def prefill_attention_triton(
     # bulk copies of whole blocks; columns past head_dim come as zeros
     rows = [TensorDescriptor.from_tensor(half.view(-1, dim), [block_size, wide]) for half in kv_cache]
     _prefill_kernel[(heads, len(tiles))](
-        q, *rows, context.block_tables, tiles, q if options.slopes is None else options.slopes, out, options.log2_scale,
-        context.block_tables.stride(0), options.cap_rate, options.window, options.slopes is not None, heads, kv_heads,
+        q, *rows, context.block_tables, tiles, q if options.slopes is None else options.slopes,
+        q if options.sinks is None else options.sinks, out, options.log2_scale, context.block_tables.stride(0),
+        options.sinks is not None, options.cap_rate, options.window, options.slopes is not None, heads, kv_heads,
         dim, block_size, wide, _QUERIES,
         num_warps=4, num_stages=2 if q.element_size() == 2 else 1,
     )  # fmt: skip
@@ -174,7 +174,9 @@ def _one_sequence(q: Tensor, kv_cache: Tensor, block_table: Tensor, span: Span, 
     if options.slopes is not None:
         positions = torch.arange(first, span.context, device=q.device)
         bias = alibi_torch(positions - torch.arange(start, span.context, device=q.device)[:, None], options.slopes)
-    return attend_torch(q.transpose(0, 1)[None], keys[None], values[None], mask, options, bias)[0].transpose(0, 1)
+    sinks = None if options.sinks is None else options.sinks.view(-1, 1, 1)
+    out = attend_torch(q.transpose(0, 1)[None], keys[None], values[None], mask, options, bias, sinks)
+    return out[0].transpose(0, 1)
 
 
 def prefill_attention_torch(

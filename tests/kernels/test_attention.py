@@ -51,10 +51,16 @@ def alibi(heads: int, **options: Any) -> AttentionOptions:
     return AttentionOptions(0.3, slopes=torch.linspace(0.5, 0.01, heads, device=DEVICE), **options)
 
 
+def sinks(heads: int, **options: Any) -> AttentionOptions:
+    return AttentionOptions(0.3, sinks=torch.linspace(-2, 5, heads, device=DEVICE), **options)
+
+
 def name(value: object) -> str:
     if not isinstance(value, AttentionOptions):
         return str(value)
-    return f"window={value.window},cap={value.soft_cap}" + (",alibi" if value.slopes is not None else "")
+    return f"window={value.window},cap={value.soft_cap}" + (
+        ",alibi" if value.slopes is not None else ",sinks" if value.sinks is not None else ""
+    )
 
 
 def spans_of(pairs: list[tuple[int, int]]) -> list[Span]:
@@ -103,7 +109,9 @@ def softmax_attention(q: Tensor, cache: Tensor, tables: Tensor, spans: list[Span
             if options.slopes is not None:
                 distance = torch.arange(first_seen(position, options), position + 1, device=q.device) - position
                 scores = scores + options.slopes.view(kv_heads, -1, 1) * distance
-            out[span.start + index] = (scores.softmax(-1) @ values).view(-1, dim)
+            if options.sinks is not None:
+                scores = torch.cat((scores, options.sinks.view(kv_heads, -1, 1)), -1)
+            out[span.start + index] = (scores.softmax(-1)[..., : keys.shape[1]] @ values).view(-1, dim)
     return out
 
 
@@ -129,7 +137,12 @@ def twin_of_prefill(q: Tensor, cache: Tensor, context: PrefillContext, options: 
     return prefill_attention_torch(q.float(), cache.float(), context, options, torch.empty_like(q.float()))
 
 
-@pytest.mark.parametrize("options", [PLAIN, *OPTIONS, alibi(6), alibi(6, window=37), alibi(6, soft_cap=2.0)], ids=name)
+SINKS = [sinks(6), sinks(6, window=37), sinks(6, soft_cap=2.0)]
+
+
+@pytest.mark.parametrize(
+    "options", [PLAIN, *OPTIONS, alibi(6), alibi(6, window=37), alibi(6, soft_cap=2.0), *SINKS], ids=name
+)
 @pytest.mark.parametrize("pairs", [DECODE, PREFILL, [(70, 70)]], ids=["decode", "prefill", "whole"])
 def test_twins(pairs: list[tuple[int, int]], options: AttentionOptions, device: str) -> None:
     spans = spans_of(pairs)
@@ -160,7 +173,7 @@ def test_decode(pairs: list[tuple[int, int]], shape: tuple[int, int, int], dtype
     check_decode(spans_of(pairs), shape, PLAIN, dtype, device)
 
 
-@pytest.mark.parametrize("options", [*OPTIONS, alibi(6), alibi(6, window=37, soft_cap=2.0)], ids=name)
+@pytest.mark.parametrize("options", [*OPTIONS, alibi(6), alibi(6, window=37, soft_cap=2.0), *SINKS], ids=name)
 def test_decode_with_options(options: AttentionOptions, dtype: torch.dtype, device: str) -> None:
     check_decode(spans_of(DECODE), (6, 2, 24), options, dtype, device)
 
@@ -174,6 +187,7 @@ SHARED_OPTIONS = [
     AttentionOptions(0.3, window=33, soft_cap=2.0),
     alibi(64),
     alibi(64, window=33),
+    sinks(64, window=33),
 ]
 
 
@@ -237,7 +251,9 @@ def test_prefill(pairs: list[tuple[int, int]], shape: tuple[int, int, int], dtyp
 
 
 @pytest.mark.parametrize(
-    "options", [*OPTIONS, AttentionOptions(0.3, window=180), alibi(2), alibi(2, window=37)], ids=name
+    "options",
+    [*OPTIONS, AttentionOptions(0.3, window=180), alibi(2), alibi(2, window=37), sinks(2), sinks(2, window=37)],
+    ids=name,
 )
 def test_prefill_with_options(options: AttentionOptions, dtype: torch.dtype, device: str) -> None:
     check_prefill(spans_of(PREFILL), (2, 1, 24), options, dtype, device)
