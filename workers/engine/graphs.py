@@ -16,7 +16,7 @@ from kernels.decode_attention import sequences_per_tile
 from workers.engine.slots import Slots
 from workers.engine.upload import upload
 from workers.model.batch import Batch
-from workers.model.decoder import Decoder
+from workers.model.interface import CausalModel
 
 _BUCKETS = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512]
 
@@ -27,7 +27,7 @@ _SMALLEST_SHARING = 8
 class DecodeGraphs:
     """`run` replays the graph of the smallest bucket that holds the batch."""
 
-    def __init__(self, model: Decoder, kv_cache: Tensor, slots: Slots, max_model_len: int) -> None:
+    def __init__(self, model: CausalModel, kv_cache: Tensor, slots: Slots, max_model_len: int) -> None:
         self._model, self._kv_cache, self._slots = model, kv_cache, slots
         self._max_length = max_model_len
         self._buckets = [size for size in _BUCKETS if size < slots.dummy] + [min(slots.dummy, _BUCKETS[-1])]

@@ -20,7 +20,7 @@ class Decoder:
     """
 
     def __init__(self, config: DecoderConfig, get: GetWeight, max_positions: int) -> None:
-        self.config = config
+        self.config, self.static = config, True
         names = config.names
         whole = Weights(get, "", names.transposed)
         weights = whole.under(names.prefixes[0])

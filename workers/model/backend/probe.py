@@ -81,14 +81,14 @@ def _call(
         raise CannotServe("a layer attends to other states than the decoder's own (cross attention)")
     if q.shape[1] % k.shape[1] or k.shape[1] != v.shape[1]:
         raise CannotServe(f"{q.shape[1]} query heads share {k.shape[1]} key heads and {v.shape[1]} value heads")
-    for name in ("position_bias", "s_aux"):
-        if given.get(name) is not None:
-            raise CannotServe(f"its attention takes {name}, which the kernels do not have")
-    scale = given.get("scaling")
+    if given.get("position_bias") is not None:
+        raise CannotServe("its attention takes a bias by position, which the kernels do not have")
+    scale, sinks = given.get("scaling"), given.get("s_aux")
     options = AttentionOptions(
         scale=q.shape[-1] ** -0.5 if scale is None else float(scale),
         window=int(given.get("sliding_window") or 0) if mask is None or mask.is_meta else int(mask.flatten()[0]),
         soft_cap=float(given.get("softcap") or 0.0),
+        sinks=None if sinks is None else sinks.detach().flatten().float(),
     )
     return AttentionCall(q.shape[1], k.shape[1], q.shape[-1], v.shape[-1], options)
 

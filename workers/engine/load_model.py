@@ -1,0 +1,75 @@
+"""The model of an engine: the decoder where a family reads the checkpoint, else one of transformers'."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workers.engine.config import EngineConfig
+from workers.model.config import DecoderConfig
+from workers.model.decoder import Decoder
+from workers.model.families.registry import UnsupportedModel, decoder_config
+from workers.model.interface import CausalModel
+from workers.model.loaders.errors import ModelLoadError
+from workers.model.loaders.pooling import causal_architecture
+from workers.model.loaders.weights import DummyWeights, open_weights
+from workers.model.pooling import Pooling
+
+logger = logging.getLogger(__name__)
+
+
+def load_model(
+    config: EngineConfig,
+    path: Path,
+    raw: dict[str, Any],
+    pooling: Pooling | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[CausalModel, int]:
+    """The model, and the longest context that it serves, in tokens. Raises ModelLoadError."""
+    try:
+        settings = _decoder_settings(config, raw)
+    except UnsupportedModel as error:
+        if config.implementation == "native" or path.is_file() or pooling is not None:
+            raise ModelLoadError(f"{path}: {error}") from error
+        logger.info("%s: %s; it runs by transformers' own code", path.name, str(error).partition(";")[0])
+        return _backend(config, path, device, dtype)
+    longest = settings.max_position
+    if pooling is not None:
+        settings = replace(settings, headless=True)
+        longest = min(longest, pooling.max_length or longest)
+    limit = min(config.max_model_len or longest, settings.longest_position)
+    return _decoder(config, settings, path, limit, device, dtype), limit
+
+
+def _decoder_settings(config: EngineConfig, raw: dict[str, Any]) -> DecoderConfig:
+    if config.implementation == "transformers":
+        raise UnsupportedModel("implementation transformers was asked for")
+    return read_decoder_config(raw)
+
+
+def read_decoder_config(raw: dict[str, Any]) -> DecoderConfig:
+    """A base model is read as what it is the base of. Raises UnsupportedModel."""
+    architecture = causal_architecture(raw)
+    return decoder_config(raw if architecture is None else {**raw, "architectures": [architecture]})
+
+
+def _decoder(
+    config: EngineConfig, settings: DecoderConfig, path: Path, limit: int, device: torch.device, dtype: torch.dtype
+) -> Decoder:
+    source = DummyWeights(config.seed) if config.load_format == "dummy" else open_weights(path)
+    settings = replace(settings, names=settings.names.fitted(source.has))
+    return Decoder(settings, lambda name, shape, kind=dtype: source.get(name, shape, kind, device), limit)
+
+
+def _backend(config: EngineConfig, path: Path, device: torch.device, dtype: torch.dtype) -> tuple[CausalModel, int]:
+    from workers.model.backend.load import load_backend  # seconds of imports, for those who need them
+
+    dummy = config.load_format == "dummy"
+    model = load_backend(path, dtype, device, dummy=dummy, trust_remote_code=config.trust_remote_code)
+    longest = model.config.longest_position
+    return model, min(config.max_model_len or longest, longest)
