@@ -21,6 +21,7 @@ from api.routes import (
     chat,
     completions,
     docs,
+    embeddings,
     files,
     health,
     metrics,
@@ -35,7 +36,7 @@ from api.settings import ApiSettings
 from api.store import Store
 from broker.base import Broker
 
-ROUTERS = (chat, completions, responses, models, files, batches, tokenize, usage)
+ROUTERS = (chat, completions, embeddings, responses, models, files, batches, tokenize, usage)
 PUBLIC_ROUTERS = (health, metrics, version, docs)
 
 

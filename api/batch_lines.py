@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from api.embeddings import EMBEDDINGS, embedding_job_from_line, embeddings_body, embeddings_id
 from api.errors import ApiError
 from api.requests import job_from_body
 from api.response_api.body import response_body
@@ -33,6 +34,8 @@ _NOT_KEPT = (
 
 def job_from_line(endpoint: str, body: Any, *, job_id: str, owner: str = "") -> Job:
     """The Job of a line's body. Raises ApiError."""
+    if endpoint == EMBEDDINGS:
+        return embedding_job_from_line(body, job_id=job_id, owner=owner)
     if endpoint != RESPONSES:
         return job_from_body(endpoint, body, job_id=job_id, owner=owner)
     wanted = parse_response(body)
@@ -46,6 +49,8 @@ def job_from_line(endpoint: str, body: Any, *, job_id: str, owner: str = "") -> 
 def body_from_line(endpoint: str, result: Result) -> dict[str, Any]:
     """The answer to a line that completed. Of a response it is what came of it: the ledger has no parameters, and they
     are null. It is in the batch's output alone, and cannot be retrieved."""
+    if endpoint == EMBEDDINGS:
+        return embeddings_body(embeddings_id(result.job), [result])
     if endpoint != RESPONSES:
         return body_from_result(endpoint, result)
     request = dict.fromkeys(_NOT_KEPT) | {"model": result.model, "background": False, "store": False}

@@ -72,6 +72,13 @@ def model_not_found(model: str, served: Sequence[str] = ()) -> ApiError:
     return ApiError(404, message, NOT_FOUND, param="model", code="model_not_found")
 
 
+def unsupported_model(model: str, *, embeddings: bool) -> ApiError:
+    """The model makes text and is asked for `embeddings`, or the other way round."""
+    makes, where = ("text", "/v1/chat/completions") if embeddings else ("embeddings", "/v1/embeddings")
+    message = f"The model '{model}' makes {makes} and nothing else: use {where}."
+    return ApiError(400, message, param="model", code="unsupported_model")
+
+
 def from_http_status(status: int, detail: str) -> ApiError:
     """The error of a bare HTTP status: unknown route, wrong method."""
     if status == HTTPStatus.NOT_FOUND:

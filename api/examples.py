@@ -14,6 +14,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, Any]] = {
         "temperature": 0,
     },
     ("post", "/v1/completions"): {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 16, "seed": 7},
+    ("post", "/v1/embeddings"): {"model": "all-minilm-l6-v2", "input": ["The food was good.", "We ate well."]},
     ("post", "/v1/responses"): {"model": MODEL, "input": "What is the capital of France?", "max_output_tokens": 16},
     ("post", "/v1/tokenize"): {"model": MODEL, "prompt": "Once upon a time", "return_token_strs": True},
     ("post", "/v1/detokenize"): {"model": MODEL, "tokens": [6403, 1980, 253, 655]},

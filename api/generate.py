@@ -19,7 +19,7 @@ from api.errors import error_of, request_timeout
 from api.event_log import JobSource
 from api.handlers import ANSWER_HEADERS, json_response
 from api.idempotency import REPLAYED, idempotency_key, json_fingerprint
-from api.keyed import Opened
+from api.keyed import MakeJobs, Opened
 from api.metrics import JobTimer
 from api.requests import ignored_params, jobs_from_request, parse_body
 from api.responses import body_from_results, response_id
@@ -28,8 +28,6 @@ from api.services import services
 from api.sse import EventStream
 from api.timeouts import wanted_timeout
 from schemas.messages import Job, Result
-from schemas.openai.chat import ChatRequest
-from schemas.openai.completions import CompletionRequest
 
 IGNORED_PARAMS = "x-headrace-ignored-params"
 MAX_NAMED = 50
@@ -42,9 +40,16 @@ async def generate(request: Request, endpoint: str) -> Response:
     body = await read_json(request, shared.settings.max_body_bytes)
     parsed = parse_body(endpoint, body)
     timeout = wanted_timeout(request, shared.settings.request_timeout)
-    await shared.models.require(parsed.model)
+    await shared.models.require(parsed.model, embeddings=False)
+    owner = owner_of(request)
+    # Should this process die, no worker takes up what nobody waits for any more.
+    deadline = time.time() + timeout
+
+    def make(job_id: str) -> list[Job]:
+        return jobs_from_request(parsed, job_id=job_id, owner=owner, deadline=deadline)
+
     try:
-        opened = await _open(request, parsed, json_fingerprint(endpoint, body), timeout)
+        opened = await open_jobs(request, parsed.model, json_fingerprint(endpoint, body), make)
     finally:
         announce_room(request, parsed.model)
     jobs = opened.jobs
@@ -64,7 +69,7 @@ async def generate(request: Request, endpoint: str) -> Response:
             include_usage=parsed.include_usage,
             headers=headers,
         )
-    work = _whole(opened.source, jobs, timeout)
+    work = whole(opened.source, jobs, timeout)
     try:
         with timer:
             results = await until_disconnect(request.receive, work)
@@ -75,20 +80,15 @@ async def generate(request: Request, endpoint: str) -> Response:
     return json_response(body_from_results(endpoint, body_id, results), headers=headers)
 
 
-async def _open(request: Request, parsed: ChatRequest | CompletionRequest, fingerprint: str, timeout: float) -> Opened:
+async def open_jobs(request: Request, model: str, fingerprint: str, make: MakeJobs) -> Opened:
     """The jobs and where their events come from: the queue, once they are admitted, or what an earlier request with the
-    same Idempotency-Key has brought."""
+    same Idempotency-Key has brought. Raises ApiError, StoreError."""
     shared, owner = services(request), owner_of(request)
-    # Should this process die, no worker takes up what nobody waits for any more.
-    deadline = time.time() + timeout
-
-    def make(job_id: str) -> list[Job]:
-        return jobs_from_request(parsed, job_id=job_id, owner=owner, deadline=deadline)
 
     def admit(jobs: list[Job]) -> None:
         sampling = jobs[0].sampling
         longest = sampling.num_outputs * (sampling.max_tokens or math.inf)
-        shared.admission.admit(parsed.model, owner + fingerprint, len(jobs), longest)
+        shared.admission.admit(model, owner + fingerprint, len(jobs), longest)
 
     key = idempotency_key(request)
     if key is not None:
@@ -105,7 +105,7 @@ def announce_room(request: Request, model: str) -> None:
     setattr(request.state, ANSWER_HEADERS, {} if room is None else room.headers())
 
 
-async def _whole(source: JobSource, jobs: Sequence[Job], timeout: float) -> list[Result]:
+async def whole(source: JobSource, jobs: Sequence[Job], timeout: float) -> list[Result]:
     """The jobs' Results in order. Raises ApiError at the first that failed, and 504 after `timeout` seconds."""
     results: dict[str, Result] = {}
     try:

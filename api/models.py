@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from api.errors import ApiError, model_not_found
+from api.errors import ApiError, model_not_found, unsupported_model
 from api.subscriptions import end
 from broker.base import Broker, Message, Subscription
 from schemas.messages import Control, Status, decode, encode
@@ -24,7 +24,8 @@ MAX_NAMED = 10
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """One model over all its workers. `max_model_len` is the smallest of theirs: any of them may take a request."""
+    """One model over all its workers. `max_model_len` is the smallest of theirs: any of them may take a request.
+    `embedding_dimensions` is 0 for a model that makes text."""
 
     id: str
     created: int
@@ -37,6 +38,7 @@ class ServedModel:
     kv_blocks_total: int
     preemptions: int
     tokens_per_second: float
+    embedding_dimensions: int
 
 
 class ModelRegistry:
@@ -97,8 +99,15 @@ class ModelRegistry:
                 return served
         raise model_not_found(model)
 
-    async def require(self, model: str) -> None:
-        """Return if requests for `model` may be accepted. Raises ApiError 404 `model_not_found`."""
+    async def require(self, model: str, *, embeddings: bool | None = None) -> None:
+        """Return if requests for `model` may be accepted: for `embeddings`, for text (False), or for either (None).
+        Raises ApiError 404 `model_not_found`, 400 `unsupported_model`."""
+        await self._discover(model)
+        makes = [status.embedding_dimensions > 0 for status in self.workers() if status.model == model]
+        if embeddings is not None and makes and embeddings not in makes:
+            raise unsupported_model(model, embeddings=embeddings)
+
+    async def _discover(self, model: str) -> None:
         if self._accepts(model):
             return
         try:
@@ -153,4 +162,5 @@ def _aggregate(model: str, workers: list[Status]) -> ServedModel:
         kv_blocks_total=sum(status.kv_blocks_total for status in workers),
         preemptions=sum(status.preemptions for status in workers),
         tokens_per_second=sum(status.tokens_per_second for status in workers),
+        embedding_dimensions=min(status.embedding_dimensions for status in workers),
     )

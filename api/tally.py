@@ -26,13 +26,15 @@ class Tally:
         self.running.subtract(job.model for job in jobs)
 
     def finished(self, result: Result) -> None:
-        """Take a Result's token count into its model's mean."""
+        """Take a Result's token count into its model's mean: of its output, or where it has none (embeddings) of its
+        input, which is what such a model's rate counts."""
         if result.outcome != "completed":
             return
         self._seen[result.model] += 1
         before = self._means.get(result.model, 0.0)
+        tokens = result.usage.completion_tokens or result.usage.prompt_tokens
         weight = 1 / min(self._seen[result.model], MEMORY)
-        self._means[result.model] = before + weight * (result.usage.completion_tokens - before)
+        self._means[result.model] = before + weight * (tokens - before)
 
     def mean_output(self, model: str, unknown: float) -> float:
         """Output tokens of a job, on average; `unknown` before any has finished. At least one."""

@@ -16,7 +16,8 @@ from typing import Any
 
 from bench.offline import build, parser, runs
 from bench.workloads import Workload
-from workers.model.config import DecoderConfig
+from workers.engine.engine import Engine
+from workers.model.interface import ModelSizes
 
 SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
 BYTES_A_SECOND, OPERATIONS_A_SECOND = 4.3e12, 780e12
@@ -37,6 +38,7 @@ def main(arguments: list[str]) -> None:
 
 def sweep(options: argparse.Namespace) -> None:
     llm = build(options)
+    assert isinstance(llm.engine, Engine)
     config = llm.engine.runner.model.config
     for size in (size for size in SIZES if size <= options.max_running):
         workload = Workload(size, options.prompt_tokens, options.output_tokens)
@@ -52,7 +54,7 @@ def sweep(options: argparse.Namespace) -> None:
         print(json.dumps(line), flush=True)
 
 
-def floor_seconds(config: DecoderConfig, workload: Workload) -> float:
+def floor_seconds(config: ModelSizes, workload: Workload) -> float:
     """Prefill and every decode step of a workload whose requests run side by side, 16-bit weights."""
     dim, hidden = config.head_dim, config.hidden_size
     heads = config.num_heads + 2 * config.num_kv_heads

@@ -19,7 +19,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from workers.engine.config import EngineConfig
+from workers.engine.config import EngineConfig, Implementation, Task
 from workers.front.tools.registry import ReasoningParserName, ToolParserName
 from workers.model.loaders.demo import DEMO_NAME
 
@@ -110,6 +110,10 @@ class WorkerSettings(Settings):
     model: str = Field("demo", description="model folder, .gguf file, hub id (org/name), or demo")
     served_model_name: str = Field("", description="name in the API; empty: that of the model's file or folder")
     load_format: Literal["auto", "dummy"] = Field("auto", description="dummy: random weights, for measurements")
+    implementation: Implementation = Field(
+        "auto", description="native: this project's model code; transformers: theirs; auto: native where there is one"
+    )
+    task: Task = Field("auto", description="generate (text) or embed; auto: by the model's files (docs/embeddings.md)")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of weights and cache")
     max_model_len: int | None = Field(None, ge=2, description="tokens of prompt and output; unset: the model's own")
@@ -129,7 +133,7 @@ class WorkerSettings(Settings):
     reasoning_parser: ReasoningParserName = Field(
         "auto", description="splits off reasoning; auto: by the chat template"
     )
-    trust_remote_code: bool = Field(False, description="run tokenizer code that comes with the model")
+    trust_remote_code: bool = Field(False, description="run code that comes with the model")
 
     @property
     def model_name(self) -> str:
@@ -140,6 +144,8 @@ class WorkerSettings(Settings):
         return EngineConfig(
             model=self.model,
             load_format=self.load_format,
+            implementation=self.implementation,
+            task=self.task,
             device=self.device,
             dtype=self.dtype,
             max_model_len=self.max_model_len,

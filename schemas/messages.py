@@ -31,8 +31,10 @@ MAX_GRAMMAR_LENGTH = 100_000
 MAX_BAD_WORDS = 128
 MAX_PRIORITY = 2**31 - 1
 MAX_TOOLS = 128
+MAX_INPUTS = 2048
 
 Identifier = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH)]
+EmbeddingInput = Annotated[str, Meta(min_length=1)] | Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1)]
 
 
 class Grammar(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -88,8 +90,16 @@ class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.best_of or self.n
 
 
+class EmbeddingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the vectors of a job with `inputs` are made. `dimensions` keeps so many of a vector's first values, and makes
+    its length 1 again; `normalize` None does what the model's own files say."""
+
+    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    normalize: bool | None = None
+
+
 class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One request for one model. Exactly one of `messages`, `prompt`, `prompt_token_ids` is set.
+    """One request for one model. Exactly one of `messages`, `prompt`, `prompt_token_ids`, `inputs` is set.
 
     `id` is the key of the job from door to ledger: a second job with the same id changes nothing. `reply_to` names the
     reader's queue; without it nothing is streamed back and only the Result remains. With `stream` the reader gets Deltas
@@ -105,6 +115,9 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `echo` each output begins with the prompt's text (of `messages`: with the last one's, if it is the assistant's), with
     `return_token_ids` it brings the prompt's ids. Of one class, jobs with a lower `priority` run first. Prompts share
     cached prefixes only with those of the same `cache_salt`.
+
+    `inputs`, texts or token ids, are for a model that makes embeddings: a vector of each comes, in their order, in the
+    Result's choices. Of an input `truncate_prompt_tokens` keeps the beginning, and the special tokens around it.
     """
 
     id: Identifier
@@ -113,6 +126,8 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     messages: Annotated[list[dict[str, Any]], Meta(min_length=1)] | None = None
     prompt: str | None = None
     prompt_token_ids: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1)] | None = None
+    inputs: Annotated[list[EmbeddingInput], Meta(min_length=1, max_length=MAX_INPUTS)] | None = None
+    embedding: EmbeddingParams | None = None
     template_kwargs: dict[str, Any] = {}
     tools: Annotated[list[dict[str, Any]], Meta(max_length=MAX_TOOLS)] = []
     tool_choice: ToolChoice = "auto"
@@ -133,9 +148,11 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     deadline: float | None = None
 
     def __post_init__(self) -> None:
-        given = [self.messages is not None, self.prompt is not None, self.prompt_token_ids is not None]
-        if sum(given) != 1:
-            raise ValueError("give exactly one of messages, prompt, prompt_token_ids")
+        given = (self.messages, self.prompt, self.prompt_token_ids, self.inputs)
+        if sum(one is not None for one in given) != 1:
+            raise ValueError("give exactly one of messages, prompt, prompt_token_ids, inputs")
+        if self.stream and self.inputs is not None:
+            raise ValueError("embeddings are not streamed")
         if self.sampling.num_outputs < self.sampling.n:
             raise ValueError("best_of is less than n")
         if self.stream and self.sampling.num_outputs > self.sampling.n:
@@ -221,7 +238,8 @@ class Delta(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Choice(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One finished output of a job. Of the prompt it has what the first Delta has."""
+    """One finished output of a job. Of the prompt it has what the first Delta has. Of a job with `inputs` it is one
+    input's: no text, but its `embedding`, base64 of little-endian float32."""
 
     index: int
     text: str
@@ -232,6 +250,7 @@ class Choice(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tool_calls: list[ToolCall] = []
     prompt_token_ids: list[int] | None = None
     prompt_logprobs: list[list[ScoredToken]] | None = None
+    embedding: bytes | None = None
 
 
 class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -309,6 +328,7 @@ class Status(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Rates are tokens per second, measured over the last ten seconds of work; `queued_tokens` counts prompt and possible
     output tokens accepted but not finished. `interactive_waiting` counts the jobs of that class without a token yet.
+    A model with `embedding_dimensions` makes embeddings of that size, and nothing else; its rate is that of its input.
     """
 
     worker: str
@@ -327,6 +347,7 @@ class Status(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tokens_per_second: float = 0.0
     has_chat_template: bool = True
     sampling_defaults: dict[str, Any] = {}
+    embedding_dimensions: int = 0
     leaving: bool = False
     sent: float = field(default_factory=time.time)
 

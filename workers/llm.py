@@ -9,10 +9,12 @@ from itertools import count
 from typing import Any
 
 import msgspec
+import numpy as np
 
-from schemas.messages import FinishReason, SamplingParams
+from schemas.messages import EmbeddingParams, FinishReason, SamplingParams
 from workers.engine.build import build_engine
 from workers.engine.config import EngineConfig
+from workers.engine.engine import Engine
 from workers.grammar import Grammars, tokenizer_json
 from workers.model.loaders.tokenizer import load_tokenizer
 from workers.protocol import AddRequest, TokenLogprobs, TokenOutput
@@ -71,6 +73,20 @@ class LLM:
                 result.text = self.tokenizer.decode(result.token_ids, skip_special_tokens=True)
         return list(results.values())
 
+    def embed(self, inputs: Sequence[Prompt], wanted: EmbeddingParams | None = None) -> list[list[float]]:
+        """A vector of each input, of an embedding model (or one loaded with `task="embed"`)."""
+        made: dict[str, list[float]] = {}
+        for each in inputs:
+            ids = self.tokenizer(each)["input_ids"] if isinstance(each, str) else list(each)
+            name = f"llm-{next(self._ids)}"
+            made[name] = []
+            embedding = wanted or EmbeddingParams()
+            self.engine.add(AddRequest(name, ids, SamplingParams(max_tokens=1), embedding=embedding))
+        while self.engine.has_work:
+            for output in self.engine.step():
+                made[output.id] = np.frombuffer(output.vector or b"", "<f4").tolist()
+        return list(made.values())
+
     async def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> AsyncIterator[TokenOutput]:
         """Yield outputs as they are made; streams of one event loop run as one batch. Leaving early aborts."""
         request = self._request(prompt, params or SamplingParams())
@@ -102,7 +118,7 @@ class LLM:
                 "the prompt"
             )
         ids = self.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else list(prompt)
-        if sampling.grammar is not None and self.engine.grammars is None:
+        if sampling.grammar is not None and isinstance(self.engine, Engine) and self.engine.grammars is None:
             text = tokenizer_json(self.tokenizer)
             self.engine.grammars = Grammars(text, self.ready.vocab_size, self.ready.eos_token_ids)
         number = next(self._ids)

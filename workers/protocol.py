@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from schemas.messages import FinishReason, SamplingParams
+from schemas.messages import EmbeddingParams, FinishReason, SamplingParams
 
 
 BATCH_PRIORITY = 2**32
@@ -28,6 +28,7 @@ class AddRequest(Struct, frozen=True, tag="add", array_like=True):
     output_token_ids: list[int] = []
     priority: int = 0
     cache_salt: str = ""
+    embedding: EmbeddingParams | None = None
 
 
 class AbortRequests(Struct, frozen=True, tag="abort", array_like=True):
@@ -56,7 +57,8 @@ class TokenLogprobs(Struct, frozen=True, array_like=True):
 class TokenOutput(Struct, frozen=True, array_like=True):
     """New tokens of one request. `finish_reason` is set on its last output; an end-of-sequence or stop token that ended
     it is included in `token_ids`. `stopped_by` is that token's id. `error` is set, without tokens, where it failed.
-    `prompt_logprobs` comes with the first output: of each of the prompt's tokens but the first."""
+    `prompt_logprobs` comes with the first output: of each of the prompt's tokens but the first. `vector` is the only
+    output of a request for an embedding: little-endian float32."""
 
     id: str
     token_ids: list[int]
@@ -66,6 +68,7 @@ class TokenOutput(Struct, frozen=True, array_like=True):
     logprobs: list[TokenLogprobs] | None = None
     error: str | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None
+    vector: bytes | None = None
 
 
 class EngineStats(Struct, frozen=True, array_like=True):
@@ -88,7 +91,8 @@ class StepOutput(Struct, frozen=True, tag="step", array_like=True):
 
 
 class Ready(Struct, frozen=True, tag="ready", array_like=True):
-    """The engine has loaded its model and takes requests."""
+    """The engine has loaded its model and takes requests: for embeddings of `embedding_dimensions` values, or where those
+    are 0 for text. `kv_blocks` is 0 where nothing is cached."""
 
     max_model_len: int
     vocab_size: int
@@ -96,6 +100,7 @@ class Ready(Struct, frozen=True, tag="ready", array_like=True):
     block_size: int
     max_running: int
     eos_token_ids: list[int]
+    embedding_dimensions: int = 0
 
 
 class EngineFailed(Struct, frozen=True, tag="failed", array_like=True):

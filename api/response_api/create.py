@@ -95,7 +95,7 @@ async def _asked(request: Request) -> Asked:
         message = "With an Idempotency-Key a response is stored: store must not be false."
         raise ApiError(400, message, param="store", code="invalid_value")
     timeout = wanted_timeout(request, shared.settings.request_timeout)
-    await shared.models.require(wanted.model)
+    await shared.models.require(wanted.model, embeddings=False)
     history = await _history(shared, owner, wanted.previous_response_id)
     return Asked(shared, owner, wanted, history, timeout, json_fingerprint(RESPONSES, body))
 

@@ -25,4 +25,9 @@ async def retrieve_model(request: Request, model: str) -> ModelObject:
 
 
 def _object(served: ServedModel) -> ModelObject:
-    return ModelObject(id=served.id, created=served.created, max_model_len=served.max_model_len)
+    return ModelObject(
+        id=served.id,
+        created=served.created,
+        max_model_len=served.max_model_len,
+        embedding_dimensions=served.embedding_dimensions or None,
+    )

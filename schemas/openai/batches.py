@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from schemas.openai.common import Metadata, StrictModel
 from schemas.openai.files import ExpiresAfter
 
-BatchEndpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/responses"]
+BatchEndpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"]
 
 
 class BatchRequest(StrictModel):

@@ -8,13 +8,15 @@ from pydantic import BaseModel
 
 
 class ModelObject(BaseModel):
-    """`max_model_len` (tokens, prompt and output together) is an extension."""
+    """`max_model_len` (tokens, prompt and output together) is an extension, and so is `embedding_dimensions`, of a model
+    that makes embeddings."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "headrace"
     max_model_len: int
+    embedding_dimensions: int | None
 
 
 class ModelList(BaseModel):

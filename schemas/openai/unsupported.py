@@ -30,6 +30,12 @@ COMPLETIONS: dict[str, tuple[Any, ...]] = SHARED | {
     "prompt_embeds": _NOTHING,
 }
 
+EMBEDDINGS: dict[str, tuple[Any, ...]] = {
+    "messages": _NOTHING,
+    "embed_dtype": ("float32",),
+    "endianness": ("native", "little"),
+}
+
 
 def first_unsupported(body: dict[str, Any], table: dict[str, tuple[Any, ...]]) -> str | None:
     """The first parameter of `body` that asks for what `table` refuses."""

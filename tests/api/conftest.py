@@ -62,6 +62,14 @@ async def worker(hub: MemoryHub) -> AsyncIterator[StubWorker]:
 
 
 @pytest.fixture
+async def embedder(hub: MemoryHub, app: FastAPI) -> AsyncIterator[StubWorker]:
+    """A second worker, whose model `vectors` makes embeddings."""
+    async with connected(hub) as made, serving(made, "vectors", "stub-2", dimensions=2) as stub:
+        await app.state.services.models.require("vectors")
+        yield stub
+
+
+@pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
     url = f"sqlite:///{tmp_path / 'headrace.db'}"
     await upgrade(url)

@@ -14,6 +14,7 @@ flood       says 100,000 tokens of 200 characters
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -53,7 +54,7 @@ from schemas.topology import (
 class StubWorker:
     """Serves `model` through `broker`. `jobs`, `cancelled` and `questions` hold what it has seen."""
 
-    def __init__(self, broker: Broker, model: str = "stub", name: str = "stub-1") -> None:
+    def __init__(self, broker: Broker, model: str = "stub", name: str = "stub-1", dimensions: int = 0) -> None:
         self.jobs: dict[str, Job] = {}
         self.cancelled: set[str] = set()
         self.questions: list[Control] = []
@@ -62,6 +63,7 @@ class StubWorker:
         self._broker = broker
         self._model = model
         self._name = name
+        self._dimensions = dimensions
         self._resumes: dict[str, asyncio.Future[Control]] = {}
         self._subscriptions: list[Subscription] = []
 
@@ -80,7 +82,13 @@ class StubWorker:
 
     async def announce(self, *, leaving: bool = False) -> None:
         status = Status(
-            worker=self._name, model=self._model, max_model_len=512, vocab_size=1000, created=1, leaving=leaving
+            worker=self._name,
+            model=self._model,
+            max_model_len=512,
+            vocab_size=1000,
+            created=1,
+            embedding_dimensions=self._dimensions,
+            leaving=leaving,
         )
         await self._broker.publish(STATUS, "", Message(encode(status)), confirm=False)
 
@@ -223,7 +231,7 @@ class _Run:
 
     async def end(self, outcome: Any = "completed", error: ErrorInfo | None = None) -> None:
         """The Result, to the results queue and to the reader."""
-        choices = [
+        choices = self._vectors() or [
             Choice(
                 index=index,
                 text=self._text(0, len(self.shown)),
@@ -239,7 +247,7 @@ class _Run:
             model=self.job.model,
             outcome="failed" if error else outcome,
             epoch=self.epoch,
-            usage=Usage(prompt_tokens=len(self.words), completion_tokens=len(self.shown) * self.job.sampling.n),
+            usage=self._usage(),
             choices=[] if self.job.stream or error else choices,
             error=error,
             created=self.job.created,
@@ -248,6 +256,24 @@ class _Run:
         kept = msgspec.structs.replace(result, choices=choices if self.job.store_output and not error else [])
         await self._broker.publish(RESULTS, RESULTS_KEY, Message(encode(kept), message_id=result.job))
         await self._send(results=[result])
+
+    def _usage(self) -> Usage:
+        if self.job.inputs is not None:
+            return Usage(prompt_tokens=sum(map(_length, self.job.inputs)))
+        return Usage(prompt_tokens=len(self.words), completion_tokens=len(self.shown) * self.job.sampling.n)
+
+    def _vectors(self) -> list[Choice]:
+        """Of each input its number and its length, over four."""
+        return [
+            Choice(
+                index=index,
+                text="",
+                token_ids=[],
+                finish_reason="stop",
+                embedding=array("f", [index / 4, _length(one) / 4]).tobytes(),
+            )
+            for index, one in enumerate(self.job.inputs or [])
+        ]
 
     def _delta(self, choice: int, offset: int, epoch: int | None) -> Delta:
         return Delta(
@@ -303,7 +329,13 @@ class _Run:
             await self._broker.publish(*reply_address(self.job.reply_to), Message(encode(frame)), confirm=False)
 
 
+def _length(one: str | list[int]) -> int:
+    return len(one.split() if isinstance(one, str) else one)
+
+
 def _words(job: Job) -> list[str]:
+    if job.inputs is not None:
+        return job.inputs[0].split() if isinstance(job.inputs[0], str) else []
     if job.messages is not None:
         return str(job.messages[-1]["content"]).split()
     if job.prompt is not None:
@@ -317,9 +349,9 @@ def _until_stop(words: list[str], job: Job) -> list[str]:
 
 
 @asynccontextmanager
-async def serving(broker: Broker, model: str = "stub", name: str = "stub-1") -> Any:
-    """A StubWorker for the duration of the block."""
-    worker = StubWorker(broker, model, name)
+async def serving(broker: Broker, model: str = "stub", name: str = "stub-1", dimensions: int = 0) -> Any:
+    """A StubWorker for the duration of the block; with `dimensions` of a model that makes embeddings."""
+    worker = StubWorker(broker, model, name, dimensions)
     await worker.start()
     try:
         yield worker

@@ -14,6 +14,7 @@ from api.app import PUBLIC_ROUTERS, ROUTERS
 from api.examples import EXAMPLES
 from api.openapi_document import operations
 from api.routes.version import VERSION
+from tests.api.stub_worker import StubWorker
 from tests.api.test_completions import CHAT, chat
 
 PUBLIC = ("/health", "/ready", "/metrics", "/version")
@@ -71,9 +72,10 @@ async def test_examples_are_valid_and_complete(document: dict[str, Any]) -> None
         jsonschema.validate(content["example"], schema)
 
 
-async def test_examples_are_accepted(http: httpx.AsyncClient) -> None:
+async def test_examples_are_accepted(http: httpx.AsyncClient, embedder: StubWorker) -> None:
     for (method, path), example in EXAMPLES.items():
-        body = example | ({"model": "stub"} if "model" in example else {})
+        model = "vectors" if path == "/v1/embeddings" else "stub"
+        body = example | ({"model": model} if "model" in example else {})
         response = await http.request(method, path, json=body)
         assert response.status_code == (404 if path == "/v1/batches" else 200), response.text
 

@@ -95,7 +95,7 @@ async def test_empty_lists(http: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"endpoint": "/v1/embeddings"}, "endpoint"),
+        ({"endpoint": "/v1/moderations"}, "endpoint"),
         ({"completion_window": "1h"}, "completion_window"),
         ({"input_file_id": 3}, "input_file_id"),
         ({"metadata": {"k": 1}}, "metadata.k"),

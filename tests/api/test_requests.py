@@ -234,5 +234,5 @@ def test_a_batch_line_is_one_whole_job(body: Any, status: int, param: str | None
 
 def test_unknown_endpoint() -> None:
     with pytest.raises(ApiError) as caught:
-        parse_body("/v1/embeddings", {})
+        parse_body("/v1/moderations", {})
     assert (caught.value.status, caught.value.code) == (404, "invalid_url")

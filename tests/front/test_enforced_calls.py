@@ -9,7 +9,8 @@ import pytest
 
 from schemas.messages import Grammar, Job, ToolChoice
 from tests.front import tokenizers
-from workers.front.text import InvalidJobError, Limits, Prompt, TextProcessor
+from workers.front.limits import InvalidJobError, Limits
+from workers.front.text import Prompt, TextProcessor
 from workers.front.tools.model_syntax import ModelSyntax
 from workers.grammar import GrammarError, Grammars, tokenizer_json
 

@@ -10,7 +10,8 @@ from schemas.messages import Job, PositionLogprobs, SamplingParams, TokenLogprob
 from tests.front.harness import EOS, REPLY, TOKENIZER, Bench, ids
 from workers.front.choice import ChoiceContext, ChoiceRun, StopTokens
 from workers.front.job_run import mean_logprob
-from workers.front.text import InvalidJobError, Limits, Prompt, TextProcessor
+from workers.front.limits import InvalidJobError, Limits
+from workers.front.text import Prompt, TextProcessor
 from workers.front.tools.sink import Piece
 from workers.protocol import TokenLogprobs, TokenOutput
 

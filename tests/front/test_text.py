@@ -12,7 +12,8 @@ from tokenizers import processors
 from schemas.messages import ErrorInfo, Job, SamplingParams
 from tests.front import tokenizers
 from workers.front import text as text_module
-from workers.front.text import InvalidJobError, Limits, Prompt, TextProcessor
+from workers.front.limits import InvalidJobError, Limits
+from workers.front.text import Prompt, TextProcessor
 
 LIMITS = Limits(max_model_len=50, vocab_size=330)
 MESSAGES = [{"role": "user", "content": "hello"}]

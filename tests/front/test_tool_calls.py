@@ -11,7 +11,8 @@ from schemas.messages import Job, Result, ToolCall
 from tests.front import tokenizers
 from tests.front.harness import Bench, ids
 from workers.front.detokenize import Vocabulary
-from workers.front.text import InvalidJobError, Limits, TextProcessor
+from workers.front.limits import InvalidJobError, Limits
+from workers.front.text import TextProcessor
 from workers.front.tools.model_syntax import ModelSyntax
 from workers.front.tools.registry import REASONING_PARSERS, TOOL_PARSERS
 

@@ -14,17 +14,21 @@ from torch import Tensor
 from kernels.decode_attention import sequences_per_tile
 from workers.engine.block_pool import BlockPool
 from workers.engine.config import EngineConfig
+from workers.engine.encoder_engine import EncoderEngine
 from workers.engine.engine import Engine
 from workers.engine.runner import ModelRunner
 from workers.engine.scheduler import Scheduler, SchedulerConfig
 from workers.grammar import GrammarError, Grammars
 from workers.model.config import DecoderConfig
 from workers.model.decoder import Decoder
+from workers.model.encoder import Encoder, load_encoder
 from workers.model.families.registry import decoder_config
 from workers.model.loaders.config import read_config, read_generation_defaults
 from workers.model.loaders.errors import ModelLoadError
+from workers.model.loaders.pooling import causal_architecture, read_pooling
 from workers.model.loaders.resolve import resolve
 from workers.model.loaders.weights import DummyWeights, open_weights
+from workers.model.pooling import Pooling
 from workers.protocol import Ready
 
 logger = logging.getLogger(__name__)
@@ -42,7 +46,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 @dataclass(frozen=True, slots=True)
 class BuiltEngine:
-    engine: Engine
+    engine: Engine | EncoderEngine
     ready: Ready
     path: Path
 
@@ -53,9 +57,16 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
         torch.set_num_threads(config.threads)
     path = resolve(config.model)
     raw = read_config(path)
-    decoder_settings = _decoder_config(raw, path)
     device, dtype = _device(config), _dtype(config, raw)
-    limit = min(config.max_model_len or decoder_settings.max_position, decoder_settings.longest_position)
+    pooling = read_pooling(path, raw, config.task)
+    if pooling is not None and causal_architecture(raw) is None:
+        return _build_encoder(config, path, pooling, device, dtype)
+    decoder_settings = _decoder_config(raw, path)
+    longest = decoder_settings.max_position
+    if pooling is not None:
+        decoder_settings = replace(decoder_settings, headless=True)
+        longest = min(longest, pooling.max_length or longest)
+    limit = min(config.max_model_len or longest, decoder_settings.longest_position)
     source = DummyWeights(config.seed) if config.load_format == "dummy" else open_weights(path)
     decoder_settings = replace(decoder_settings, names=decoder_settings.names.fitted(source.has))
     model = Decoder(decoder_settings, lambda name, shape, kind=dtype: source.get(name, shape, kind, device), limit)
@@ -63,8 +74,8 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
     blocks = _num_blocks(config, decoder_settings, block_size, dtype, device, limit)
     cache = _allocate_cache(decoder_settings, blocks, block_size, dtype, device)
     eos = read_generation_defaults(path).eos_token_ids
-    graphs = config.cuda_graphs and device.type == "cuda"
-    runner = ModelRunner(model, cache, config.max_running, limit, eos, cuda_graphs=graphs)
+    graphs = config.cuda_graphs and device.type == "cuda" and pooling is None
+    runner = ModelRunner(model, cache, config.max_running, limit, eos, cuda_graphs=graphs, pooling=pooling)
     runner.warm_up()
     scheduling = SchedulerConfig(
         max_running=config.max_running,
@@ -72,14 +83,34 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
         batch_step_tokens=_batch_step_tokens(config, device),
         block_size=block_size,
         max_model_len=limit,
-        prefix_caching=config.prefix_caching,
+        # The mean is over states that the cache does not hold.
+        prefix_caching=config.prefix_caching and (pooling is None or pooling.method != "mean"),
         watermark_blocks=int(_WATERMARK * blocks),
         sharing_tile=_sharing_tile(decoder_settings) if device.type == "cuda" else 0,
     )
     scheduler = Scheduler(scheduling, BlockPool(blocks))
     vocab, asynchronous = decoder_settings.vocab_size, device.type == "cuda"
-    engine = Engine(scheduler, runner, eos, vocab, asynchronous, _grammars(config, vocab, eos))
-    ready = Ready(limit, vocab, blocks - 1, block_size, config.max_running, eos)
+    grammars = _grammars(config, vocab, eos) if pooling is None else None
+    engine = Engine(scheduler, runner, eos, vocab, asynchronous, grammars)
+    width = 0 if pooling is None else model.head.width
+    ready = Ready(limit, vocab, blocks - 1, block_size, config.max_running, eos, width)
+    return BuiltEngine(engine, ready, path)
+
+
+def _build_encoder(
+    config: EngineConfig, path: Path, pooling: Pooling, device: torch.device, dtype: torch.dtype
+) -> BuiltEngine:
+    dummy = config.load_format == "dummy"
+    model = load_encoder(path, dtype, trust_remote_code=config.trust_remote_code, dummy=dummy)
+    encoder = Encoder(model, pooling, device)
+    limit = min(config.max_model_len or pooling.max_length or encoder.longest, encoder.longest)
+    engine = EncoderEngine(
+        encoder,
+        max_running=config.max_running,
+        max_batched_tokens=config.max_batched_tokens,
+        max_model_len=limit,
+    )
+    ready = Ready(limit, encoder.vocab_size, 0, 0, config.max_running, [], encoder.width)
     return BuiltEngine(engine, ready, path)
 
 
@@ -96,8 +127,9 @@ def _grammars(config: EngineConfig, vocab: int, eos_token_ids: list[int]) -> Gra
 
 
 def _decoder_config(raw: dict[str, object], path: Path) -> DecoderConfig:
+    architecture = causal_architecture(raw)  # a base model is read as what it is the base of
     try:
-        return decoder_config(raw)
+        return decoder_config(raw if architecture is None else {**raw, "architectures": [architecture]})
     except ValueError as error:
         raise ModelLoadError(f"{path}: {error}") from error
 

@@ -7,15 +7,21 @@ from typing import Literal
 from msgspec import Struct
 
 LoadFormat = Literal["auto", "dummy"]
+Implementation = Literal["auto", "native", "transformers"]
+Task = Literal["auto", "generate", "embed"]
 
 
 class EngineConfig(Struct, frozen=True, kw_only=True):
     """Settings of one engine. `model` is what `workers.model.loaders.resolve` takes: a folder, a GGUF file, `demo`, or a
     hub id. None or "auto" means: decide from the model and the machine. `tokenizer` is the JSON text of a
-    `tokenizers.Tokenizer`; without it the engine refuses requests with a grammar."""
+    `tokenizers.Tokenizer`; without it the engine refuses requests with a grammar. `implementation` says whose code computes
+    the model: a family's, transformers', or auto, which is transformers' where there is no family. `task` says what is made, text or
+    embeddings; auto: embeddings by a folder with sentence-transformers' modules, and by a base model."""
 
     model: str
     load_format: LoadFormat = "auto"
+    implementation: Implementation = "auto"
+    task: Task = "auto"
     device: str = "auto"
     dtype: str = "auto"
     max_model_len: int | None = None

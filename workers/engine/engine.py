@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, count
 
+from torch import Tensor
+
 from schemas.messages import FinishReason, SamplingParams
 from workers.engine.masks import TokenMasks
 from workers.engine.plan import StepPlan
@@ -15,6 +17,7 @@ from workers.engine.sampler import Sampled
 from workers.engine.scheduler import Scheduler
 from workers.engine.scores import Scores
 from workers.grammar import GrammarError, Grammars, Matcher
+from workers.model.pooling import finished
 from workers.protocol import AddRequest, EngineStats, TokenLogprobs, TokenOutput
 
 
@@ -62,7 +65,7 @@ class Engine:
     def add(self, added: AddRequest) -> None:
         """Queue a request. Raises InvalidRequest where it could never run."""
         self._validate(added)
-        room = self.scheduler.config.max_model_len - len(added.prompt_token_ids)
+        room = 1 if added.embedding else self.scheduler.config.max_model_len - len(added.prompt_token_ids)
         request = Request(
             id=added.id,
             prompt=added.prompt_token_ids,
@@ -73,6 +76,7 @@ class Engine:
             cache_salt=added.cache_salt,
             output=list(added.output_token_ids),
             matcher=self._matcher(added),
+            embedding=added.embedding,
         )
         self.scheduler.add(request)
 
@@ -123,7 +127,9 @@ class Engine:
             raise InvalidRequest(f"request id {added.id!r} is already running")
         if not added.prompt_token_ids:
             raise InvalidRequest("the prompt is empty")
-        if len(added.prompt_token_ids) + len(added.output_token_ids) >= limit:
+        if (added.embedding is None) != (self.runner.pooler is None):
+            raise InvalidRequest(f"this engine makes {'text' if self.runner.pooler is None else 'embeddings'} only")
+        if len(added.prompt_token_ids) + len(added.output_token_ids) >= limit + (added.embedding is not None):
             raise InvalidRequest(f"{len(added.prompt_token_ids)} prompt tokens leave no room in a context of {limit}")
         highest = max(added.prompt_token_ids)
         if highest >= self.vocab_size or min(added.prompt_token_ids) < 0:
@@ -131,7 +137,8 @@ class Engine:
         for name, ids in _named_ids(added.sampling):
             if any(not 0 <= token < self.vocab_size for token in ids):
                 raise InvalidRequest(f"{name}: token ids must be in 0..{self.vocab_size - 1}")
-        longest = min(limit, len(added.prompt_token_ids) + (added.sampling.max_tokens or limit))
+        made = 0 if added.embedding else added.sampling.max_tokens or limit
+        longest = min(limit, len(added.prompt_token_ids) + made)
         if -(-longest // size) > blocks:
             raise InvalidRequest(f"{longest} tokens need more than the {blocks} cache blocks of {size} tokens")
 
@@ -175,6 +182,8 @@ class Engine:
         sampled = None if launched is None else launched.handle.wait()
         if launched is not None and launched.handle.scores is not None:
             _keep_scores(launched.handle.scores, launched.scored)
+        if launched is not None and launched.handle.vectors is not None:
+            return self._vectors(launched.requests, launched.handle.vectors)
         if launched is None or sampled is None:
             return []
         outputs = []
@@ -201,6 +210,18 @@ class Engine:
                 )
             )
             if reason is not None:
+                self.scheduler.finish(request)
+        return outputs
+
+    def _vectors(self, requests: list[Request], states: Tensor) -> list[TokenOutput]:
+        """What the prompts of `requests` have come to, `states` [requests, hidden] being on the host."""
+        assert self.runner.pooler is not None
+        outputs = []
+        for request, state in zip(requests, states.numpy(), strict=True):
+            if request.state is not RequestState.FINISHED:
+                assert request.embedding is not None
+                vector = finished(state, request.embedding, self.runner.pooler.pooling)
+                outputs.append(TokenOutput(request.id, [], "stop", None, request.num_cached, vector=vector))
                 self.scheduler.finish(request)
         return outputs
 

@@ -6,6 +6,7 @@ import signal
 from multiprocessing.connection import Connection
 
 from workers.engine.config import EngineConfig
+from workers.engine.encoder_engine import EncoderEngine
 from workers.engine.engine import Engine, InvalidRequest
 from workers.protocol import (
     AbortRequests,
@@ -38,7 +39,7 @@ def main(connection: Connection, config: EngineConfig) -> None:
 
 
 class EngineLoop:
-    def __init__(self, connection: Connection, engine: Engine) -> None:
+    def __init__(self, connection: Connection, engine: Engine | EncoderEngine) -> None:
         self._connection, self._engine = connection, engine
         self._stopped = False
         self._aborted = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from schemas.messages import SamplingParams
+from schemas.messages import EmbeddingParams, SamplingParams
 from workers.grammar import Matcher
 from workers.protocol import TokenLogprobs
 
@@ -22,7 +22,8 @@ class Request:
 
     Progress is one number: `num_computed` counts the tokens whose keys and values are in the cache (or are being written by
     a step under way) and catches up with `num_tokens`. `num_pending` counts tokens sampled by steps that the host has
-    not read yet: they exist on the device only. `matcher` has taken all of `output`, whatever becomes of slot and blocks.
+    not read yet: they exist on the device only. A request for an `embedding` counts its vector as one token, which is
+    never taken into `output`. `matcher` has taken all of `output`, whatever becomes of slot and blocks.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Request:
     cache_salt: str = ""
     output: list[int] = field(default_factory=list)
     matcher: Matcher | None = None
+    embedding: EmbeddingParams | None = None
     state: RequestState = RequestState.WAITING
     slot: int = -1
     num_computed: int = 0

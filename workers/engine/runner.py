@@ -13,12 +13,14 @@ from kernels.prefill_attention import PrefillContext, Span, plan_tiles
 from workers.engine.graphs import DecodeGraphs
 from workers.engine.masks import MaskSource, no_masks
 from workers.engine.plan import PrefillRow, StepPlan
+from workers.engine.pooler import Pooler
 from workers.engine.sampler import Sampled, Sampler
 from workers.engine.scores import Scores, score
 from workers.engine.slots import Slots
 from workers.engine.upload import upload
 from workers.model.batch import Batch
 from workers.model.decoder import Decoder
+from workers.model.pooling import Pooling
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +30,11 @@ class StepHandle:
     sampled: Sampled | None
     ready: torch.cuda.Event | None
     scores: Scores | None = None
+    vectors: Tensor | None = None
 
     def wait(self) -> Sampled | None:
-        """The sampled ids, and the logprobs where asked for, on the host, as then are the `scores` of prompts."""
+        """The sampled ids, and the logprobs where asked for, on the host, as then are the `scores` of prompts, or their
+        `vectors`."""
         if self.ready is not None:
             self.ready.synchronize()
         return self.sampled
@@ -48,11 +52,13 @@ class ModelRunner:
         max_model_len: int,
         eos_token_ids: list[int],
         cuda_graphs: bool = False,
+        pooling: Pooling | None = None,
     ) -> None:
         self.model, self.kv_cache = model, kv_cache
         self.device = kv_cache.device
         self.slots = Slots(slots, max_model_len, kv_cache)
         self.sampler = Sampler(slots + 1, model.config.vocab_size, eos_token_ids, self.device)
+        self.pooler = None if pooling is None else Pooler(pooling, slots + 1, model)
         self.graphs = DecodeGraphs(model, kv_cache, self.slots, max_model_len) if cuda_graphs else None
 
     @torch.inference_mode()
@@ -63,9 +69,11 @@ class ModelRunner:
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan, masks: MaskSource = no_masks) -> StepHandle:
+        self.slots.update(plan.block_updates)
+        if self.pooler is not None:
+            return self._copy_out(None, None, self.pooler(self._batch(plan), self.kv_cache, plan.prefill))
         if plan.admissions:
             self.sampler.admit(plan.admissions)
-        self.slots.update(plan.block_updates)
         sampling = plan.decode_slots + [row.slot for row in plan.prefill if row.samples]
         if self.graphs is not None and not plan.prefill and len(sampling) <= self.graphs.largest:
             slots, logits = self.graphs.run(plan.decode_slots, plan.shared_blocks)
@@ -133,18 +141,19 @@ class ModelRunner:
     def _tensor(self, values: list[int] | list[list[int]] | np.ndarray, dtype: type = np.int64) -> Tensor:
         return upload(np.asarray(values, dtype=dtype), self.device)
 
-    def _copy_out(self, sampled: Sampled | None, scores: Scores | None) -> StepHandle:
-        if self.device.type == "cpu" or (sampled is None and scores is None):
-            return StepHandle(sampled, None, scores)
+    def _copy_out(self, sampled: Sampled | None, scores: Scores | None, vectors: Tensor | None = None) -> StepHandle:
+        if self.device.type == "cpu" or (sampled is None and scores is None and vectors is None):
+            return StepHandle(sampled, None, scores, vectors)
         if sampled is not None:
             parts = (sampled.logprobs, sampled.top_ids, sampled.top_logprobs)
             sampled = Sampled(_to_pinned(sampled.ids), *(None if part is None else _to_pinned(part) for part in parts))
         if scores is not None:
             given = (scores.logprobs, scores.ranks, scores.top_ids, scores.top_logprobs)
             scores = Scores(*(_to_pinned(part) for part in given))
+        vectors = None if vectors is None else _to_pinned(vectors)
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
-        return StepHandle(sampled, event, scores)
+        return StepHandle(sampled, event, scores, vectors)
 
 
 def _to_pinned(source: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from workers.front.job_run import JobRun
 KEPT_SECONDS = 120.0
 KEPT_TOKENS = 400_000
 """Prompt and output tokens in all: about 20 MB."""
+TOKEN_BYTES = 50
+"""What one of those takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,8 @@ class EndedJobs:
         self._drop(run.job.id)
         for choice in run.choices:
             choice.compact()
-        tokens = result.usage.prompt_tokens + result.usage.completion_tokens
+        vectors = sum(len(choice.embedding or b"") for choice in result.choices)
+        tokens = result.usage.prompt_tokens + result.usage.completion_tokens + vectors // TOKEN_BYTES
         self._jobs[run.job.id] = Ended(run, result, tokens, time.monotonic())
         self._tokens += tokens
         self._trim()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from broker.base import Broker, BrokerError, Message
@@ -22,6 +23,8 @@ PATIENCE = 10.0
 """Seconds for which a frame is tried again. A connection comes back within, or its deliveries go to another worker."""
 FIRST_DELAY = 0.05
 MAX_DELAY = 1.0
+MAX_VECTOR_BYTES = 4 << 20
+"""Of embeddings in one frame: RabbitMQ 4 refuses messages of more than 16 MB."""
 
 
 @dataclass(slots=True)
@@ -111,15 +114,9 @@ class FrameSender:
             del self._senders[reader]
 
     async def _send(self, reader: str, pending: _Pending) -> None:
-        frame = Frame(
-            worker=self._worker_id,
-            deltas=pending.deltas,
-            results=pending.results,
-            queries=pending.queries,
-            answers=pending.answers,
-        )
         try:
-            await self._publish(reader, Message(encode(frame)))
+            for frame in self._frames(pending):
+                await self._publish(reader, Message(encode(frame)))
         except BrokerError as error:
             # The reader sees the gap by the next offset and says what it has, or the job is delivered again.
             self.lost_frames += 1
@@ -127,6 +124,19 @@ class FrameSender:
             pending.settle(error)
         else:
             pending.settle(None)
+
+    def _frames(self, pending: _Pending) -> Iterator[Frame]:
+        """One, unless Results with vectors would make it too large."""
+        first, *more = _groups(pending.results)
+        yield Frame(
+            worker=self._worker_id,
+            deltas=pending.deltas,
+            results=first,
+            queries=pending.queries,
+            answers=pending.answers,
+        )
+        for results in more:
+            yield Frame(worker=self._worker_id, results=results)
 
     async def _publish(self, reader: str, message: Message) -> None:
         started, delay = time.monotonic(), FIRST_DELAY
@@ -140,3 +150,17 @@ class FrameSender:
                     raise
             await asyncio.sleep(delay)
             delay = min(2 * delay, MAX_DELAY)
+
+
+def _groups(results: list[Result]) -> list[list[Result]]:
+    """At least one group; none with more than MAX_VECTOR_BYTES of vectors, but for a single Result that has them."""
+    groups: list[list[Result]] = [[]]
+    room = MAX_VECTOR_BYTES
+    for result in results:
+        size = sum(len(choice.embedding or b"") for choice in result.choices)
+        if size > room and groups[-1]:
+            groups.append([])
+            room = MAX_VECTOR_BYTES
+        groups[-1].append(result)
+        room -= size
+    return groups

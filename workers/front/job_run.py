@@ -13,6 +13,7 @@ import msgspec
 from schemas.messages import Choice, ErrorInfo, Job, Outcome, PositionLogprobs, Result, SamplingParams, Usage
 from workers.front.choice import ChoiceRun
 from workers.front.text import Prompt
+from workers.front.vector import VectorRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class JobRun:
     prompt: Prompt | None = None
     shown: list[list[int]] = field(default_factory=list)
     choices: list[ChoiceRun] = field(default_factory=list)
+    vectors: list[VectorRun] = field(default_factory=list)
 
     @classmethod
     def begin(cls, job: Job, reader: str | None, epoch: int) -> JobRun:
@@ -64,9 +66,9 @@ class JobRun:
 
     @property
     def reserved_tokens(self) -> int:
-        """Prompt tokens and all output tokens that may come."""
+        """Prompt tokens and all output tokens that may come; of inputs those whose vectors are still to come."""
         if self.prompt is None:
-            return 0
+            return sum(len(vector.token_ids) for vector in self.vectors if vector.vector is None)
         return len(self.prompt.token_ids) + self.job.sampling.num_outputs * self.prompt.max_tokens
 
     def request_id(self, choice: int) -> str:
@@ -104,7 +106,8 @@ class JobRun:
     def usage(self) -> Usage:
         """The prompt counts once. What was cached for every choice was cached for the job."""
         if self.prompt is None:
-            return Usage()
+            read = sum(len(vector.token_ids) for vector in self.vectors)
+            return Usage(prompt_tokens=read, cached_tokens=sum(vector.cached_tokens for vector in self.vectors))
         cached = [choice.cached_tokens for choice in self.choices if choice.cached_tokens is not None]
         count = len(self.prompt.token_ids)
         return Usage(
@@ -134,8 +137,10 @@ class JobRun:
         )
 
     def _outputs(self) -> list[Choice]:
-        """All finished choices, or of more than were asked for the best."""
+        """All vectors, or all finished choices, or of more than were asked for the best."""
         sampling = self.job.sampling
+        if self.vectors:
+            return [vector.finished() for vector in self.vectors]
         if len(self.choices) <= sampling.n:
             return [choice.finished() for choice in self.choices]
         best_first = sorted(self.choices, key=lambda choice: mean_logprob(choice.logprobs), reverse=True)

@@ -21,13 +21,15 @@ from schemas.topology import MAX_ATTEMPTS, request_queue
 from workers.front.duplicates import id_taken, is_same
 from workers.front.ended import EndedJobs
 from workers.front.frames import FrameSender
+from workers.front.inputs import check_kind
 from workers.front.intake import Refusal, read_job
 from workers.front.job_run import Ending, JobRun, expired, failed
+from workers.front.limits import InvalidJobError, Limits, invalid
 from workers.front.results import ResultPublisher
 from workers.front.resume import ResumeDesk, Shown
 from workers.front.running import RunningJobs
 from workers.front.suspects import Suspects
-from workers.front.text import InvalidJobError, Limits, TextProcessor, invalid
+from workers.front.text import TextProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -251,11 +253,20 @@ class JobLifecycle:
     async def _execute(self, run: JobRun) -> Ending | None:
         if run.job.model != self._served.model:
             raise invalid(f"this worker serves {self._served.model}", param="model", code="model_not_found", status=404)
+        check_kind(run.job, self._served.limits)
+        if run.job.inputs is not None:
+            return await self._embed(run)
         prompt = await self._text.prepare(run.job, self._served.limits)
         if run.epoch > 0 and run.streaming:
             await self._ask_shown(run)
         if not run.ended.done():
             self._running.start(run, prompt)
+        return await run.ended
+
+    async def _embed(self, run: JobRun) -> Ending | None:
+        inputs = await self._text.inputs.prepare(run.job, self._served.limits)
+        if not run.ended.done():
+            self._running.start_inputs(run, inputs)
         return await run.ended
 
     async def _ask_shown(self, run: JobRun) -> None:

@@ -7,7 +7,8 @@ import logging
 
 from schemas.messages import ErrorInfo, Job, TextAnswer
 from workers.front.frames import FrameSender
-from workers.front.text import InvalidJobError, Limits, TextProcessor
+from workers.front.limits import InvalidJobError, Limits
+from workers.front.text import TextProcessor
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from schemas.messages import EmbeddingParams, SamplingParams
 from workers.front.choice import ChoiceContext, ChoiceRun, StopTokens
 from workers.front.detokenize import Vocabulary
 from workers.front.engine_client import EngineClient
@@ -17,15 +18,19 @@ from workers.front.job_run import Ending, JobRun, failed
 from workers.front.resume import Shown
 from workers.front.text import Prompt
 from workers.front.tools.sink import Piece
+from workers.front.vector import VectorRun
 from workers.protocol import BATCH_PRIORITY, AddRequest, EngineStats, StepOutput, TokenOutput
 
 logger = logging.getLogger(__name__)
 
 PRIORITY = {"interactive": 0, "batch": BATCH_PRIORITY}
 
+_ONE_TOKEN = SamplingParams(max_tokens=1)
+"""What stands for the vector of an input in the engine's books."""
+
 
 class RunningJobs:
-    """Owns the map from engine requests to the choices of jobs."""
+    """Owns the map from engine requests to the choices, or the vectors, of jobs."""
 
     def __init__(
         self, engine: EngineClient, frames: FrameSender, vocabulary: Vocabulary, eos_token_ids: Sequence[int]
@@ -34,7 +39,7 @@ class RunningJobs:
         self._frames = frames
         self._vocabulary = vocabulary
         self._eos = tuple(eos_token_ids)
-        self._requests: dict[str, tuple[JobRun, ChoiceRun]] = {}
+        self._requests: dict[str, tuple[JobRun, ChoiceRun | VectorRun]] = {}
         self.by_id: dict[str, JobRun] = {}
         self._stats = EngineStats(0, 0, 0, 0, 0, 0, 0)
         self.tokens_made = 0
@@ -73,24 +78,42 @@ class RunningJobs:
         self._frames.flush()
         self._end_if_complete(run)
 
+    def start_inputs(self, run: JobRun, inputs: list[list[int]]) -> None:
+        """Give the inputs of an embedding job to the engine."""
+        run.serial = next(self._serials)
+        run.vectors = [VectorRun(index, token_ids) for index, token_ids in enumerate(inputs)]
+        wanted = run.job.embedding or EmbeddingParams()
+        for vector in run.vectors:
+            request = AddRequest(
+                run.request_id(vector.index),
+                vector.token_ids,
+                _ONE_TOKEN,
+                priority=PRIORITY[run.job.job_class] + run.job.priority,
+                cache_salt=run.job.cache_salt,
+                embedding=wanted,
+            )
+            self._submit(run, vector, request)
+
+    def _submit(self, run: JobRun, part: ChoiceRun | VectorRun, request: AddRequest) -> None:
+        if not self._requests:
+            self._last_step = time.monotonic()
+        self._requests[request.id] = (run, part)
+        self._engine.add(request)
+
     def _start_choice(self, run: JobRun, choice: ChoiceRun) -> None:
         assert run.prompt is not None
         if choice.finish_reason is not None:
             self._post(run, choice, len(choice.tokens), Piece())
             return
-        request_id = run.request_id(choice.index)
-        if not self._requests:
-            self._last_step = time.monotonic()
-        self._requests[request_id] = (run, choice)
         request = AddRequest(
-            request_id,
+            run.request_id(choice.index),
             run.prompt.token_ids,
             run.request_sampling(choice.index),
             output_token_ids=list(choice.tokens),
             priority=PRIORITY[run.job.job_class] + run.job.priority,
             cache_salt=run.job.cache_salt,
         )
-        self._engine.add(request)
+        self._submit(run, choice, request)
 
     def on_step(self, step: StepOutput) -> None:
         """Take one engine step: one frame per reader. A job whose output cannot be taken fails alone."""
@@ -114,10 +137,22 @@ class RunningJobs:
         self._last_step = now
         self._stats = stats
 
-    def _take(self, run: JobRun, choice: ChoiceRun, output: TokenOutput) -> None:
+    def _take(self, run: JobRun, part: ChoiceRun | VectorRun, output: TokenOutput) -> None:
         if output.error is not None:
             self.end(run, failed(output.error))
-            return
+        elif isinstance(part, VectorRun):
+            self._take_vector(run, part, output)
+        else:
+            self._take_tokens(run, part, output)
+
+    def _take_vector(self, run: JobRun, vector: VectorRun, output: TokenOutput) -> None:
+        vector.take(output)
+        del self._requests[output.id]
+        self.tokens_made += len(vector.token_ids)
+        if all(one.vector is not None for one in run.vectors):
+            self.end(run, Ending("completed"))
+
+    def _take_tokens(self, run: JobRun, choice: ChoiceRun, output: TokenOutput) -> None:
         offset = len(choice.tokens)
         piece = choice.take(output)
         self.tokens_made += len(choice.tokens) - offset
@@ -151,7 +186,8 @@ class RunningJobs:
 
     def stop(self, run: JobRun) -> None:
         """Abort what the engine still runs of a job."""
-        ids = [run.request_id(choice.index) for choice in run.choices]
+        parts: list[ChoiceRun | VectorRun] = [*run.choices, *run.vectors]
+        ids = [run.request_id(part.index) for part in parts]
         running = [request_id for request_id in ids if self._requests.pop(request_id, None) is not None]
         if running:
             self._engine.abort(running)

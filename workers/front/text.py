@@ -8,9 +8,11 @@ from typing import Any
 
 import jinja2
 
-from schemas.messages import ErrorInfo, Grammar, Job, SamplingParams
+from schemas.messages import Grammar, Job, SamplingParams
 from workers.front.detokenize import Vocabulary
 from workers.front.grammar_check import GrammarCheck
+from workers.front.inputs import InputTokenizer
+from workers.front.limits import Limits, check_ids, invalid
 from workers.front.tools.messages import decoded_calls
 from workers.front.tools.model_syntax import ModelSyntax, wants_tools
 from workers.front.tools.output import OutputSyntax
@@ -36,27 +38,6 @@ TEMPLATE_KWARGS_TAKEN = frozenset(
     }
 )
 """Arguments of `apply_chat_template` that are not the caller's: they change what comes back, or the template itself."""
-
-
-class InvalidJobError(Exception):
-    """The job cannot run on this model; `error` is what its publisher is told."""
-
-    def __init__(self, error: ErrorInfo) -> None:
-        super().__init__(error.message)
-        self.error = error
-
-
-def invalid(message: str, *, param: str | None = None, code: str | None = None, status: int = 400) -> InvalidJobError:
-    """An error of the caller's making."""
-    return InvalidJobError(ErrorInfo(message=message, param=param, code=code, status=status))
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The model's limits: tokens of prompt and output together, and token ids from 0 up to `vocab_size` - 1."""
-
-    max_model_len: int
-    vocab_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +68,7 @@ class TextProcessor:
             self._backend.no_truncation()
             self._backend.no_padding()
         self.vocabulary = Vocabulary(tokenizer)
+        self.inputs = InputTokenizer(tokenizer)
         self._grammars = GrammarCheck(tokenizer)
 
     @property
@@ -106,7 +88,7 @@ class TextProcessor:
             await self._check_grammar(job.sampling.grammar, limits)
         prompt = _fit(job, await self.tokenize(job, limits), limits)
         bad = self._bad_token_ids(job.sampling)
-        _check_ids([token_id for sequence in bad for token_id in sequence], limits.vocab_size, "bad_token_ids")
+        check_ids([token_id for sequence in bad for token_id in sequence], limits.vocab_size, "bad_token_ids")
         return await self._with_output(
             job, limits, replace(prompt, echo=self._echo(job, prompt.token_ids), bad_token_ids=bad)
         )
@@ -123,7 +105,7 @@ class TextProcessor:
     async def tokenize(self, job: Job, limits: Limits) -> list[int]:
         """The prompt's token ids, those that are left of it. Raises InvalidJobError."""
         if job.prompt_token_ids is not None:
-            _check_ids(job.prompt_token_ids, limits.vocab_size, "prompt")
+            check_ids(job.prompt_token_ids, limits.vocab_size, "prompt")
             return _truncated(job, list(job.prompt_token_ids), limits)
         if _size(job) < LONG_PROMPT:
             return _truncated(job, self._tokenize(job), limits)
@@ -216,16 +198,9 @@ def _check_tools(job: Job, syntax: ModelSyntax) -> None:
 
 
 def _check_token_ids(sampling: SamplingParams, limits: Limits) -> None:
-    _check_ids(sampling.stop_token_ids, limits.vocab_size, "stop_token_ids")
-    _check_ids(sampling.logit_bias, limits.vocab_size, "logit_bias")
-    _check_ids(sampling.allowed_token_ids, limits.vocab_size, "allowed_token_ids")
-
-
-def _check_ids(ids: Any, vocab_size: int, param: str) -> None:
-    if ids and (min(ids) < 0 or max(ids) >= vocab_size):
-        bad = next(token_id for token_id in ids if not 0 <= token_id < vocab_size)
-        message = f"unknown token id {bad} in {param}: this model's ids go from 0 to {vocab_size - 1}"
-        raise invalid(message, param=param, code="unknown_token_id")
+    check_ids(sampling.stop_token_ids, limits.vocab_size, "stop_token_ids")
+    check_ids(sampling.logit_bias, limits.vocab_size, "logit_bias")
+    check_ids(sampling.allowed_token_ids, limits.vocab_size, "allowed_token_ids")
 
 
 def _truncated(job: Job, token_ids: list[int], limits: Limits) -> list[int]:

@@ -16,11 +16,12 @@ from workers.front.announce import INTERVAL, Announcer, RateMeter
 from workers.front.engine_client import EngineClient
 from workers.front.frames import FrameSender
 from workers.front.lifecycle import JobLifecycle, Served
+from workers.front.limits import Limits
 from workers.front.questions import QuestionDesk
 from workers.front.results import ResultPublisher
 from workers.front.resume import RESUME_TIMEOUT, ResumeDesk
 from workers.front.running import RunningJobs
-from workers.front.text import Limits, TextProcessor
+from workers.front.text import TextProcessor
 from workers.protocol import Ready
 
 logger = logging.getLogger(__name__)
@@ -78,9 +79,10 @@ class Worker:
     async def start(self) -> Ready:
         """Load the engine. Raises EngineStartError."""
         self._ready = await self._engine.start()
-        # A prompt that the whole cache cannot hold could never run.
-        room = min(self._ready.max_model_len, self._ready.kv_blocks * self._ready.block_size)
-        self._limits = Limits(room, self._ready.vocab_size)
+        ready, room = self._ready, self._ready.max_model_len
+        if ready.kv_blocks:  # a prompt that the whole cache cannot hold could never run
+            room = min(room, ready.kv_blocks * ready.block_size)
+        self._limits = Limits(room, ready.vocab_size, ready.embedding_dimensions)
         self._running = RunningJobs(self._engine, self._frames, self._text.vocabulary, self._ready.eos_token_ids)
         served = Served(self._model, self._worker_id, self._limits)
         self._lifecycle = JobLifecycle(served, self._text, self._running, self._frames, self._results, self._resume)
@@ -183,5 +185,6 @@ class Worker:
             tokens_per_second=self._rate.observe(running.busy_seconds, running.tokens_made),
             has_chat_template=self._text.has_chat_template,
             sampling_defaults=self._sampling_defaults,
+            embedding_dimensions=self._limits.embedding_dimensions,
             leaving=leaving,
         )

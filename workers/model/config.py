@@ -138,6 +138,7 @@ class DecoderConfig:
     max_position: tokens of the context; longest_position: the most that may be asked for, where a rope kind stretches.
     embedding_size: where embeddings are narrower than the layers, with a projection on either side. positions: rows of
     the table of learned positions, of which position p takes row p + position_offset; 0 where there is none.
+    headless: hidden states are wanted, and no logits.
     logit_scale multiplies the logits, then logit_cap bounds them by cap * tanh(logits / cap); 0 is no bound.
     """
 
@@ -154,6 +155,7 @@ class DecoderConfig:
     embedding_norm: NormConfig | None = None
     positions: int = 0
     position_offset: int = 0
+    headless: bool = False
     head_bias: bool = False
     logit_scale: float = 1.0
     logit_cap: float = 0.0

@@ -49,20 +49,26 @@ class Head:
         size = config.embedding_size or hidden
         self.norm = weights.norm(names.final_norm, config.final_norm, hidden)
         self.project = Linear(weights.tensor(f"{names.project_out}.weight", (size, hidden))) if size != hidden else None
-        tied = config.tie_embeddings
-        weight = embedding.weight if tied else whole.tensor(f"{names.heads[0]}.weight", (config.vocab_size, size))
-        bias = whole.tensor(f"{names.heads[0]}.bias", (config.vocab_size,)) if config.head_bias else None
-        self.linear = Linear(weight, bias)
+        self.width = size
+        self.linear = None if config.headless else self._linear(config, whole, embedding)
         self.scale, self.cap = config.logit_scale, config.logit_cap
 
     def __call__(self, x: Tensor, residual: Tensor | None, rows: Tensor | None) -> Tensor:
         """x, residual: [tokens, hidden]; returns logits [rows, vocab] of `rows`, or of all."""
-        if rows is not None:
-            x, residual = x[rows], None if residual is None else residual[rows]
-        x, _ = self.norm.add(x, residual)
-        if self.project is not None:
-            x = self.project(x)
-        logits = self.linear(x)
+        assert self.linear is not None
+        logits = self.linear(self.states(x, residual, rows))
         if self.scale != 1.0:
             logits = logits * self.scale
         return (logits / self.cap).tanh() * self.cap if self.cap else logits
+
+    def states(self, x: Tensor, residual: Tensor | None, rows: Tensor | None) -> Tensor:
+        """Hidden states [rows, width] behind the final norm."""
+        if rows is not None:
+            x, residual = x[rows], None if residual is None else residual[rows]
+        x, _ = self.norm.add(x, residual)
+        return x if self.project is None else self.project(x)
+
+    def _linear(self, config: DecoderConfig, whole: Weights, embedding: Embedding) -> Linear:
+        name, shape = config.names.heads[0], (config.vocab_size, self.width)
+        weight = embedding.weight if config.tie_embeddings else whole.tensor(f"{name}.weight", shape)
+        return Linear(weight, whole.tensor(f"{name}.bias", (config.vocab_size,)) if config.head_bias else None)
