@@ -64,6 +64,17 @@ def test_the_text_part_of_a_larger_model(tmp_path: Path) -> None:
     assert (config.num_heads, config.num_kv_heads, config.head_dim, config.vocab_size) == tuple(sizes.values())
 
 
+def test_the_text_part_of_mistral_small_3(tmp_path: Path) -> None:
+    row, model = saved("mistral", tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    outer = {"architectures": ["Mistral3ForConditionalGeneration"], "text_config": raw}
+    (tmp_path / "config.json").write_text(json.dumps(outer))
+    edit(tmp_path, lambda tensors: {f"language_model.{key}": tensor for key, tensor in tensors.items()})
+    check_logits(tmp_path, row, model)
+    with pytest.raises(UnsupportedModel, match="text_config of type 'ministral3' is not supported"):
+        decoder_config({**outer, "text_config": {**raw, "model_type": "ministral3"}})
+
+
 @pytest.mark.parametrize(("name", "tensor"), [
     ("falcon-40b", "transformer.h.1.self_attention.query_key_value.weight"),
     ("gpt2", "transformer.h.0.attn.c_attn.bias"),
@@ -86,6 +97,15 @@ def test_missing_and_misshapen_tensors_are_named(name: str, tensor: str, tmp_pat
     ("BloomForCausalLM", dict(apply_residual_connection_post_layernorm=True), "apply_residual_connection"),
     ("Gemma3ForCausalLM", dict(use_bidirectional_attention=True), "use_bidirectional_attention"),
     ("StableLmForCausalLM", dict(qk_layernorm=True), "qk_layernorm"),
+    ("LlamaForCausalLM", dict(num_attention_heads=6, num_key_value_heads=4), "6 heads of size 10 cannot share 4 kv heads"),
+    ("LlamaForCausalLM", dict(num_attention_heads=0), "cannot be understood: .*zero"),
+    ("LlamaForCausalLM", dict(vocab_size="many"), "cannot be understood"),
+    ("LlamaForCausalLM", dict(head_dim=15), "heads of an odd size are not supported; the config asks for 15"),
+    ("LlamaForCausalLM", dict(num_hidden_layers=0), "asks for no layers"),
+    ("LlamaForCausalLM", dict(intermediate_size=0), "asks for intermediate_size 0"),
+    ("GPTJForCausalLM", dict(rotary_dim=32), "rotates 32 of 16 values of a head"),
+    ("Phi3ForCausalLM", dict(rope_scaling=dict(type="longrope", short_factor=[1.0], long_factor=[1.0] * 8)),
+     "longrope needs short_factor and long_factor of 8 numbers; the config has 1 and 8"),
     ("NobodysForCausalLM", {}, "architecture NobodysForCausalLM is not supported; supported: LlamaForCausalLM"),
 ])  # fmt: skip
 def test_what_a_family_cannot_do_is_refused(architecture: str, changes: dict[str, Any], message: str) -> None:

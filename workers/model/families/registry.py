@@ -33,6 +33,7 @@ from workers.model.families import (
     starcoder2,
     variants,
 )
+from workers.model.families.check import check
 from workers.model.families.family import Family, ReadConfig
 
 FAMILIES: tuple[Family, ...] = (
@@ -82,8 +83,12 @@ def decoder_config(raw: dict[str, Any]) -> DecoderConfig:
         given = ", ".join(names) or "unnamed"
         raise UnsupportedModel(f"architecture {given} is not supported; supported: {', '.join(served)}")
     try:
-        return read(raw)
+        config = read(raw)
+        check(config)
     except KeyError as missing:
         raise UnsupportedModel(f"the model's config lacks {missing}") from None
     except ValueError as error:
         raise UnsupportedModel(str(error)) from error
+    except (TypeError, AttributeError, IndexError, ZeroDivisionError) as error:  # null for a number, a list for a table
+        raise UnsupportedModel(f"the model's config cannot be understood: {error}") from error
+    return config
