@@ -52,6 +52,8 @@ LONGROPE = rope(
 EXPERTS: dict[str, Any] = dict(moe_intermediate_size=40, num_experts_per_tok=2)
 ROUTED: dict[str, Any] = dict(EXPERTS, n_routed_experts=8, n_group=4, topk_group=2, n_shared_experts=1,
                               routed_scaling_factor=1.5, first_k_dense_replace=1, norm_topk_prob=True)  # fmt: skip
+LATENT: dict[str, Any] = dict(num_key_value_heads=4, q_lora_rank=24, kv_lora_rank=32, qk_rope_head_dim=8,
+                              qk_nope_head_dim=16, v_head_dim=12)  # fmt: skip
 ROWS = [
     Row("llama", "llama", dict(head_dim=24, attention_bias=True, mlp_bias=True)),
     Row("llama3-rope", "llama", rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
@@ -120,6 +122,12 @@ ROWS = [
     Row("qwen3-moe", "qwen3_moe", dict(EXPERTS, num_experts=6, head_dim=16, norm_topk_prob=True)),
     Row("olmoe", "olmoe", dict(num_experts=6, num_experts_per_tok=2)),
     Row("glm4-moe", "glm4_moe", dict(ROUTED, head_dim=16, use_qk_norm=True)),
+    Row("gpt-oss", "gpt_oss", dict(rope("yarn", factor=4.0, original_max_position_embeddings=64, truncate=False),
+                                   num_local_experts=6, num_experts_per_tok=2, head_dim=16, sliding_window=20)),
+    Row("deepseek-v2", "deepseek_v2", dict(ROUTED | LATENT, topk_method="group_limited_greedy")),
+    Row("deepseek-v2-lite", "deepseek_v2", dict(ROUTED | LATENT, q_lora_rank=None)),
+    Row("deepseek-v3", "deepseek_v3", dict(ROUTED | LATENT, **rope("yarn", factor=4.0, mscale=1.0, mscale_all_dim=0.7,
+                                                                  original_max_position_embeddings=64))),
     Row("dots1", "dots1", dict(ROUTED, head_dim=16)),
 ]  # fmt: skip
 

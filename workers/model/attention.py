@@ -48,7 +48,8 @@ class Attention:
             *weights.linear(names.attention_output, hidden, config.num_heads * config.head_dim, config.output_bias)
         )
         slopes = alibi_slopes(config.num_heads).to(qkv.weight.device) * config.alibi if config.alibi else None
-        self.options = AttentionOptions(config.scale, config.window, config.soft_cap, slopes)
+        sinks = weights.wide(names.sinks, (config.num_heads,)) if config.sinks else None
+        self.options = AttentionOptions(config.scale, config.window, config.soft_cap, slopes, sinks)
         self.norms: QKNorm | None = None
         self.q_norm: Tensor | None = None
         self.k_norm: Tensor | None = None

@@ -56,7 +56,7 @@ class AttentionConfig:
     scale: factor of q k^T. rope: None where nothing is rotated. window: keys that a query sees, 0 is all. soft_cap: bound of
     the logits, 0 is none. alibi: factor of the linear biases by distance, 0 is none. clip: bound of q, k and v, 0 is none.
     qk_norm: norms of q and k before the rotation, by `qk_norm_over`: "head", with one weight for all heads; "heads", with
-    a weight for each; "whole", over all heads at once.
+    a weight for each; "whole", over all heads at once. sinks: each head's softmax has a learned logit more.
     """
 
     num_heads: int
@@ -72,6 +72,38 @@ class AttentionConfig:
     output_bias: bool = False
     qk_norm: NormConfig | None = None
     qk_norm_over: Literal["head", "heads", "whole"] = "head"
+    sinks: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentAttentionConfig:
+    """Attention whose queries, and whose keys and values, come from narrow latents (DeepSeek V2, arXiv:2405.04434).
+
+    A head's query and key are `plain_dim` values that are not rotated and `rope_dim` that are; the rotated part of the key
+    is the same for all heads. query_rank: width of the queries' latent, 0 is none; kv_rank: of that of keys and values.
+    norm: of the latents. bias: of the projections to them, and of the output.
+    """
+
+    num_heads: int
+    plain_dim: int
+    rope_dim: int
+    value_dim: int
+    query_rank: int
+    kv_rank: int
+    scale: float
+    rope: RopeConfig
+    norm: NormConfig
+    bias: bool = False
+    window: int = 0
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Keys and values are cached as each head has them."""
+        return self.num_heads
+
+    @property
+    def head_dim(self) -> int:
+        return self.plain_dim + self.rope_dim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +153,7 @@ class LayerConfig:
     residual_scale multiplies what attention and MLP add.
     """
 
-    attention: AttentionConfig
+    attention: AttentionConfig | LatentAttentionConfig
     mlp: MLPConfig | MoEConfig
     wiring: Literal["sequential", "parallel", "post"] = "sequential"
     attention_norm: NormConfig | None = None
@@ -161,7 +193,7 @@ class DecoderConfig:
     logit_cap: float = 0.0
 
     @property
-    def attention(self) -> AttentionConfig:
+    def attention(self) -> AttentionConfig | LatentAttentionConfig:
         """Of the first layer: heads and their size are the same in all."""
         return self.layers[0].attention
 

@@ -9,13 +9,20 @@ from typing import Protocol
 
 from torch import Tensor
 
-from workers.model.attention import Attention
+from workers.model.attention import Attention, AttentionLike
 from workers.model.batch import Step
-from workers.model.config import LayerConfig, MoEConfig
+from workers.model.config import LatentAttentionConfig, LayerConfig, MoEConfig
+from workers.model.latent_attention import LatentAttention
 from workers.model.mlp import MLPLike, build_mlp
 from workers.model.moe import MoE
 from workers.model.names import WeightNames
 from workers.model.weights import Weights
+
+
+def _attention(config: LayerConfig, hidden: int, weights: Weights, names: WeightNames, table: int) -> AttentionLike:
+    if isinstance(config.attention, LatentAttentionConfig):
+        return LatentAttention(config.attention, hidden, weights, names, table)
+    return Attention(config.attention, hidden, weights, names, table)
 
 
 def _mlp(config: LayerConfig, hidden: int, weights: Weights, names: WeightNames) -> MLPLike:
@@ -35,7 +42,7 @@ class _Parts:
 
     def __init__(self, config: LayerConfig, hidden: int, weights: Weights, names: WeightNames, table: int) -> None:
         self.attention_norm = weights.norm(names.attention_norm, config.attention_norm, hidden)
-        self.attention = Attention(config.attention, hidden, weights, names, table)
+        self.attention = _attention(config, hidden, weights, names, table)
         self.mlp_norm = weights.norm(names.mlp_norm, config.mlp_norm, hidden)
         self.mlp = _mlp(config, hidden, weights, names)
 

@@ -17,6 +17,7 @@ class WeightNames:
     prefixes: what may stand before all names but that of the head, the usual one first: base models, and decoders inside
     larger models, are saved under others. heads: full names of the head, likewise. Names of a layer's parts follow `layer`,
     which takes the layer's index.
+    *_down, *_up: of attention by latents; without a latent for queries, theirs is qkv[0].
     qkv, gate_up: one name each for q, k and v (gate and up), or one for all. qkv_grouped: that one holds, for each kv head
     in turn, its queries, its key and its value. transposed: matrices are [in, out].
     """
@@ -34,6 +35,13 @@ class WeightNames:
     qkv_grouped: bool = False
     q_norm: str = "self_attn.q_norm"
     k_norm: str = "self_attn.k_norm"
+    sinks: str = "self_attn.sinks"
+    query_down: str = "self_attn.q_a_proj"
+    query_down_norm: str = "self_attn.q_a_layernorm"
+    query_up: str = "self_attn.q_b_proj"
+    kv_down: str = "self_attn.kv_a_proj_with_mqa"
+    kv_down_norm: str = "self_attn.kv_a_layernorm"
+    kv_up: str = "self_attn.kv_b_proj"
     attention_output: str = "self_attn.o_proj"
     mlp_norm: str = "post_attention_layernorm"
     mlp_post_norm: str = ""
