@@ -13,6 +13,7 @@ COMMANDS = {
     "generate": "transformers generate() and Headrace on one GPU, requests of mixed lengths",
     "http": "a load on any OpenAI-compatible server: rates, latencies, goodput",
     "chaos": "jobs through all doors while everything is killed in turn; then the books are compared",
+    "overload": "several times what can be served: what is refused, kept and lost, and the memory of each process",
     "structured": "outputs that follow JSON Schemas: whether they are right, and what the masks cost",
     "overhead": "what HTTP, queue and worker add to an engine that is called in process",
 }

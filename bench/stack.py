@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import resource
 import socket
 import tempfile
 import time
@@ -36,6 +37,7 @@ class StackSettings:
     database_url: str = ""
     processes: int = 1
     max_running: int = 512
+    max_wait: float = 30.0
     threads: int | None = None
     new_engine: NewEngine
 
@@ -54,6 +56,14 @@ class Stack:
             assert process.pid is not None
             times[name] = [_cpu_seconds(pid) for pid in _family(process.pid)]
         return times
+
+    def resident_bytes(self) -> dict[str, list[int]]:
+        """Of each part's processes, parent first."""
+        sizes: dict[str, list[int]] = {}
+        for name, process in self.processes.items():
+            assert process.pid is not None
+            sizes[name] = [_resident_bytes(pid) for pid in _family(process.pid)]
+        return sizes
 
     def wait_ready(self) -> None:
         """Raises RuntimeError where it does not become ready."""
@@ -107,7 +117,7 @@ def _serve(settings: StackSettings, folder: Path, database: str, port: int) -> N
     from cli.serve import run
 
     flags = _worker_flags(settings) | {"amqp_url": "", "database_url": database, "data_dir": folder}
-    run(ServeSettings(**flags, port=port), settings.new_engine)
+    run(ServeSettings(**flags, port=port, max_wait=settings.max_wait), settings.new_engine)
 
 
 def _worker(settings: StackSettings, folder: Path, database: str, port: int) -> None:
@@ -129,7 +139,7 @@ def _api(settings: StackSettings, folder: Path, database: str, port: int) -> Non
     from cli.api import run
 
     flags: dict[str, Any] = {"amqp_url": settings.amqp_url, "database_url": database, "log_level": "warning"}
-    run(ApiCommandSettings(**flags, port=port, processes=settings.processes))
+    run(ApiCommandSettings(**flags, port=port, processes=settings.processes, max_wait=settings.max_wait))
 
 
 def _jobs(settings: StackSettings, folder: Path, database: str, port: int) -> None:
@@ -158,3 +168,11 @@ def _cpu_seconds(pid: int) -> float:
         return 0.0
     user, system = stat.rsplit(")", 1)[1].split()[11:13]
     return (int(user) + int(system)) / TICKS
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    except FileNotFoundError:
+        return 0
+    return int(pages) * resource.getpagesize()

@@ -22,7 +22,8 @@ TAIL_BYTES = 4000
 @dataclass(slots=True)
 class Outcome:
     """What one request came to, in seconds of `time.perf_counter`. `first` and `last` are the arrivals of the first and
-    last bytes of the body (comments do not count), `gaps` the times between arrivals. `error` names the kind of failure."""
+    last bytes of the body (comments do not count), `gaps` the times between arrivals. `error` names the kind of failure,
+    `retry_after` is what the header of that name says, in seconds."""
 
     started: float
     first: float = 0.0
@@ -30,6 +31,7 @@ class Outcome:
     gaps: list[float] = field(default_factory=list)
     tokens: int = 0
     error: str | None = None
+    retry_after: float | None = None
 
 
 class _Usage(msgspec.Struct):
@@ -141,6 +143,10 @@ class Connection(asyncio.Protocol):
             self._done.set_result(None)
 
     # httptools' callbacks
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"retry-after":
+            self._outcome.retry_after = float(value)
 
     def on_body(self, body: bytes) -> None:
         self._body += body

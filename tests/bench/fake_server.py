@@ -49,7 +49,7 @@ class FakeConnection(asyncio.Protocol):
     async def _answer(self, request: dict[str, Any]) -> None:
         write = self._transport.write
         if request["model"] == "full":
-            write(b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 2\r\n\r\n{}")
+            write(b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\ncontent-length: 2\r\n\r\n{}")
             return
         await asyncio.sleep(self._server.first)
         write(HEAD)

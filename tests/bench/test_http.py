@@ -11,6 +11,7 @@ import pytest
 
 from bench.http import goodput, load_of, measures, parser, quantiles
 from bench.load import Load, Samples, bodies, run_load, run_share
+from bench.streaming_client import StreamingClient
 from tests.bench.fake_server import FakeServer, serving
 
 FIRST, PACE = 0.05, 0.01
@@ -64,6 +65,17 @@ async def test_failures_by_kind(model: str, kind: str) -> None:
         samples = await run(load(url, model=model))
     assert samples.errors == {kind: 6}
     assert samples.e2e == []
+
+
+async def test_a_refusal_says_when_to_come_again() -> None:
+    async with serving(FakeServer()) as url:
+        host, port = url.removeprefix("http://").split(":")
+        client = StreamingClient(host, int(port), "/v1/completions", timeout=5)
+        refused = await client.stream(b'{"model":"full"}')
+        answered = await client.stream(b'{"model":"m","max_tokens":1}')
+        client.close()
+    assert (refused.error, refused.retry_after) == ("http 429", 7.0)
+    assert (answered.error, answered.retry_after) == (None, None)
 
 
 async def test_too_slow_and_not_there() -> None:
