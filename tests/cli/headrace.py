@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+from bench.guard import Guard
+
 ROOT = Path(__file__).parents[2]
 START_TIMEOUT = 120.0
 STOP_TIMEOUT = 100.0
@@ -56,6 +58,8 @@ class Running:
                 cwd=ROOT,
                 env=environment(**variables),
             )
+        self._guard: Guard | None = Guard()
+        self._guard.watch(self.process.pid)
 
     def wait_for(self, pattern: str, timeout: float = START_TIMEOUT) -> re.Match[str]:
         """The first line that matches; fails with the log where the process ends or the time is up before."""
@@ -71,10 +75,18 @@ class Running:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ask it to stop; its exit code."""
         self.process.send_signal(number)
-        return self.process.wait(STOP_TIMEOUT)
+        code = self.process.wait(STOP_TIMEOUT)
+        self._dismiss_guard()
+        return code
 
     def kill(self) -> None:
         """Whatever state it is in."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        self._dismiss_guard()
+
+    def _dismiss_guard(self) -> None:
+        if self._guard is not None:
+            self._guard.dismiss()
+            self._guard = None
