@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import mmap
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,18 +16,15 @@ from workers.engine.block_pool import BlockPool
 from workers.engine.config import EngineConfig
 from workers.engine.encoder_engine import EncoderEngine
 from workers.engine.engine import Engine
+from workers.engine.load_model import load_model
 from workers.engine.runner import ModelRunner
 from workers.engine.scheduler import Scheduler, SchedulerConfig
 from workers.grammar import GrammarError, Grammars
-from workers.model.config import DecoderConfig
-from workers.model.decoder import Decoder
 from workers.model.encoder import Encoder, load_encoder
-from workers.model.families.registry import decoder_config
+from workers.model.interface import ModelSizes
 from workers.model.loaders.config import read_config, read_generation_defaults
-from workers.model.loaders.errors import ModelLoadError
 from workers.model.loaders.pooling import causal_architecture, read_pooling
 from workers.model.loaders.resolve import resolve
-from workers.model.loaders.weights import DummyWeights, open_weights
 from workers.model.pooling import Pooling
 from workers.protocol import Ready
 
@@ -61,22 +58,15 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
     pooling = read_pooling(path, raw, config.task)
     if pooling is not None and causal_architecture(raw) is None:
         return _build_encoder(config, path, pooling, device, dtype)
-    decoder_settings = _decoder_config(raw, path)
-    longest = decoder_settings.max_position
-    if pooling is not None:
-        decoder_settings = replace(decoder_settings, headless=True)
-        longest = min(longest, pooling.max_length or longest)
-    limit = min(config.max_model_len or longest, decoder_settings.longest_position)
-    source = DummyWeights(config.seed) if config.load_format == "dummy" else open_weights(path)
-    decoder_settings = replace(decoder_settings, names=decoder_settings.names.fitted(source.has))
-    model = Decoder(decoder_settings, lambda name, shape, kind=dtype: source.get(name, shape, kind, device), limit)
+    model, limit = load_model(config, path, raw, pooling, device, dtype)
+    sizes = model.config
     block_size = config.block_size or (_GPU_BLOCK_SIZE if device.type == "cuda" else _CPU_BLOCK_SIZE)
-    blocks = _num_blocks(config, decoder_settings, block_size, dtype, device, limit)
-    cache = _allocate_cache(decoder_settings, blocks, block_size, dtype, device)
+    blocks = _num_blocks(config, sizes, block_size, dtype, device, limit)
+    cache = _allocate_cache(sizes, blocks, block_size, dtype, device)
     eos = read_generation_defaults(path).eos_token_ids
-    graphs = config.cuda_graphs and device.type == "cuda" and pooling is None
+    graphs = config.cuda_graphs and device.type == "cuda" and pooling is None and model.static
     runner = ModelRunner(model, cache, config.max_running, limit, eos, cuda_graphs=graphs, pooling=pooling)
-    runner.warm_up()
+    runner.warm_up(config.max_batched_tokens)
     scheduling = SchedulerConfig(
         max_running=config.max_running,
         max_batched_tokens=config.max_batched_tokens,
@@ -86,13 +76,13 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
         # The mean is over states that the cache does not hold.
         prefix_caching=config.prefix_caching and (pooling is None or pooling.method != "mean"),
         watermark_blocks=int(_WATERMARK * blocks),
-        sharing_tile=_sharing_tile(decoder_settings) if device.type == "cuda" else 0,
+        sharing_tile=_sharing_tile(sizes) if device.type == "cuda" else 0,
     )
     scheduler = Scheduler(scheduling, BlockPool(blocks))
-    vocab, asynchronous = decoder_settings.vocab_size, device.type == "cuda"
+    vocab, asynchronous = sizes.vocab_size, device.type == "cuda"
     grammars = _grammars(config, vocab, eos) if pooling is None else None
     engine = Engine(scheduler, runner, eos, vocab, asynchronous, grammars)
-    width = 0 if pooling is None else model.head.width
+    width = 0 if runner.pooler is None else runner.pooler.width
     ready = Ready(limit, vocab, blocks - 1, block_size, config.max_running, eos, width)
     return BuiltEngine(engine, ready, path)
 
@@ -126,14 +116,6 @@ def _grammars(config: EngineConfig, vocab: int, eos_token_ids: list[int]) -> Gra
     return grammars
 
 
-def _decoder_config(raw: dict[str, object], path: Path) -> DecoderConfig:
-    architecture = causal_architecture(raw)  # a base model is read as what it is the base of
-    try:
-        return decoder_config(raw if architecture is None else {**raw, "architectures": [architecture]})
-    except ValueError as error:
-        raise ModelLoadError(f"{path}: {error}") from error
-
-
 def _device(config: EngineConfig) -> torch.device:
     if config.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -157,13 +139,13 @@ def _batch_step_tokens(config: EngineConfig, device: torch.device) -> int:
     return config.batch_step_tokens or (_GPU_BATCH_STEP_TOKENS if device.type == "cuda" else _CPU_BATCH_STEP_TOKENS)
 
 
-def _sharing_tile(decoder: DecoderConfig) -> int:
+def _sharing_tile(decoder: ModelSizes) -> int:
     return sequences_per_tile(decoder.num_heads, decoder.num_kv_heads)
 
 
 def _num_blocks(
     config: EngineConfig,
-    decoder: DecoderConfig,
+    decoder: ModelSizes,
     block_size: int,
     dtype: torch.dtype,
     device: torch.device,
@@ -191,7 +173,7 @@ def _num_blocks(
 
 
 def _allocate_cache(
-    decoder: DecoderConfig, blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+    decoder: ModelSizes, blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     shape = (decoder.num_layers, 2, blocks, decoder.num_kv_heads, block_size, decoder.head_dim)
     if device.type == "cuda":
