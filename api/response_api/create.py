@@ -16,7 +16,7 @@ from api.bodies import read_json
 from api.disconnect import ClientGone, until_disconnect
 from api.errors import ApiError, error_of, request_timeout
 from api.event_log import JobSource, LogSource, log_of
-from api.generate import ignored_header
+from api.generate import announce_room, ignored_header
 from api.handlers import json_response
 from api.idempotency import REPLAYED, idempotency_key, in_progress, json_fingerprint, key_reused
 from api.metrics import JobTimer
@@ -74,13 +74,18 @@ class Opened:
 async def create(request: Request) -> Response:
     """Answer a request for a response. Raises ApiError before anything has been sent."""
     asked = await _asked(request)
-    key = idempotency_key(request)
-    if key is None:
-        asked.admit()
-        opened = await _open(asked, asked.record(new_response_id()), detached=bool(asked.wanted.background))
-    else:
-        opened = await _open_keyed(asked, key)
+    try:
+        opened = await _opened(asked, idempotency_key(request))
+    finally:
+        announce_room(request, asked.wanted.model)
     return await _answer(request, asked, opened)
+
+
+async def _opened(asked: Asked, key: str | None) -> Opened:
+    if key is not None:
+        return await _open_keyed(asked, key)
+    asked.admit()
+    return await _open(asked, asked.record(new_response_id()), detached=bool(asked.wanted.background))
 
 
 def new_response_id() -> str:

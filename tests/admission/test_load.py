@@ -130,3 +130,10 @@ def test_running_jobs_are_counted_by_model() -> None:
     assert (tally.running["m"], tally.running["other"]) == (3, 0)
     tally.end(jobs)
     assert tally.running["m"] == 0
+
+
+def test_of_embeddings_the_input_is_counted() -> None:
+    tally = Tally()
+    tally.finished(Result(job="a", model="m", outcome="completed", usage=Usage(prompt_tokens=30)))
+    tally.finished(Result(job="b", model="m", outcome="completed", usage=Usage(prompt_tokens=10)))
+    assert tally.mean_output("m", 256.0) == 20.0

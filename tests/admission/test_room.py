@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
 from fastapi import FastAPI
@@ -62,18 +64,26 @@ def test_free_slots_are_those_that_nothing_is_on_its_way_to() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_answers_say_it(http: httpx.AsyncClient, app: FastAPI, stream: bool) -> None:  # noqa: F811
+@pytest.mark.parametrize(("path", "body"), [(CHAT, chat("a")), ("/v1/responses", {"model": "stub", "input": "a"})])
+async def test_answers_say_it(
+    http: httpx.AsyncClient,  # noqa: F811
+    app: FastAPI,  # noqa: F811
+    path: str,
+    body: dict[str, Any],
+    stream: bool,
+) -> None:
     """The stub worker tells nothing of itself; one that does is told of here."""
-    assert not NAMES & set((await http.post(CHAT, json=chat("a"))).headers)
+    assert not NAMES & set((await http.post(path, json=body)).headers)
+    body = {**body, "stream": stream}
     load = app.state.services.admission._state("stub").load
     for sent in range(SETTLED):
         load.update([full_status(sent)])
     app.state.services.admission._state("stub").seen = float("inf")
-    response = await http.post(CHAT, json=chat("a", stream=stream))
+    response = await http.post(path, json=body)
     assert response.status_code == 200
     assert set(response.headers) >= NAMES
     load.depth = 10_000
-    response = await http.post(CHAT, json=chat("a", stream=stream))
+    response = await http.post(path, json=body)
     assert response.status_code == 429
     assert response.headers["x-ratelimit-remaining-requests"] == "0"
     assert not NAMES & set((await http.get("/v1/models")).headers)

@@ -1,0 +1,3 @@
+from tests.front.conftest import bench
+
+__all__ = ["bench"]
