@@ -108,6 +108,8 @@ def _route_kernel(
     choice = scores
     if HAS_BIAS:
         choice += tl.load(bias + column, mask=column < experts, other=0.0)[None, :]
+    # what is chosen becomes -inf, so all else must be larger, and comparable: no expert is chosen twice, whatever the logits
+    choice = tl.maximum(tl.where(choice == choice, choice, -1e30), -1e30)
     choice = tl.where((column < experts)[None, :], choice, -float("inf"))
     if GROUPS > 1:
         choice = _keep_best_groups(
@@ -120,7 +122,6 @@ def _route_kernel(
     for k in tl.static_range(TOP_K):
         peak = tl.max(choice, 1)
         first = tl.min(tl.where(choice == peak[:, None], column[None, :], WIDE), 1)
-        first = tl.minimum(first, experts - 1)  # NaN is equal to nothing
         is_first = column[None, :] == first[:, None]
         chosen = tl.where(slot == k, first[:, None], chosen)
         shares = tl.where(slot == k, tl.sum(tl.where(is_first, scores, 0.0), 1)[:, None], shares)
@@ -184,11 +185,12 @@ def route(logits: Tensor, bias: Tensor | None, options: RoutingOptions) -> Route
 
 @triton.jit
 def _sort_kernel(
-    ids, counts, order, tiles, pairs, experts, programs, most,
-    CHUNK: tl.constexpr, PAIRS: tl.constexpr, WIDE: tl.constexpr, TILE_ROWS: tl.constexpr, SLICE: tl.constexpr,
+    ids, counts, order, tiles, tokens, experts, programs, most,
+    TOP_K: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr, TILE_ROWS: tl.constexpr, SLICE: tl.constexpr,
     STEP: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """A counting sort: each program places the CHUNK pairs of one routing program, and writes a slice of the tiles."""
+    """A counting sort: each program places the pairs of one routing program, and writes a slice of the tiles. A token
+    chooses an expert once at most, so its place among the expert's pairs is the number of tokens before it that chose it."""
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
@@ -203,16 +205,13 @@ def _sort_kernel(
         total += tl.sum(part, 0)
         before += tl.sum(tl.where((index < program)[:, None], part, 0), 0)
     first = tl.cumsum(total, 0) - total
-    local = tl.arange(0, PAIRS)
-    pair = program * CHUNK + local
-    valid = (local < CHUNK) & (pair < pairs)
-    own = tl.load(ids + pair, mask=valid, other=-1)
-    base = tl.sum(tl.where(own[:, None] == expert[None, :], (first + before)[None, :], 0), 1)
-    # the pairs of this chunk as keys once more, along the other axis
-    other = tl.load(ids + program * CHUNK + local, mask=valid, other=-1)
-    earlier = (own[:, None] == other[None, :]) & (local[None, :] < local[:, None])
-    rank = tl.sum(tl.where(earlier, 1, 0), 1)
-    tl.store(order + base + rank, pair, mask=valid)
+    token = program * ROWS + tl.arange(0, ROWS)
+    slot = tl.full([ROWS, WIDE], -1, tl.int32)
+    for k in tl.static_range(TOP_K):
+        chosen = tl.load(ids + token * TOP_K + k, mask=token < tokens, other=-1)
+        slot = tl.where(chosen[:, None] == expert[None, :], k, slot)
+    place = (first + before)[None, :] + tl.cumsum(tl.where(slot >= 0, 1, 0), 0) - 1
+    tl.store(order + place, token[:, None] * TOP_K + slot, mask=slot >= 0)
     needed = tl.cdiv(total, TILE_ROWS)
     end = tl.cumsum(needed, 0)
     tile = program * SLICE + tl.arange(0, SLICE)
@@ -227,18 +226,14 @@ def _sort_kernel(
 
 def sort_triton(routes: Routes, tile_rows: int) -> Sorted:
     """As sort_by_expert."""
-    (tokens, top_k), (programs, experts) = routes.ids.shape, routes.counts.shape
-    pairs, chunk = tokens * top_k, rows_of(tokens) * top_k
-    most = most_tiles(pairs, experts, tile_rows)
-    order = routes.ids.new_empty(pairs)
-    tiles = routes.ids.new_empty(most, 4)
-    cuda = routes.ids.is_cuda
+    (tokens, top_k), (programs, experts), cuda = routes.ids.shape, routes.counts.shape, routes.ids.is_cuda
+    most = most_tiles(tokens * top_k, experts, tile_rows)
+    order, tiles = routes.ids.new_empty(tokens * top_k), routes.ids.new_empty(most, 4)
+    slice_of_tiles = triton.next_power_of_2(triton.cdiv(most, programs))
     _sort_kernel[(programs,)](
-        routes.ids, routes.counts, order, tiles, pairs, experts, programs, most,
-        chunk, triton.next_power_of_2(chunk), triton.next_power_of_2(experts), tile_rows,
-        triton.next_power_of_2(triton.cdiv(most, programs)), 32, cuda,
-        num_warps=4 if chunk <= 64 else 16,  # a chunk's pairs are compared with one another
-        launch_pdl=cuda,
+        routes.ids, routes.counts, order, tiles, tokens, experts, programs, most,
+        top_k, rows_of(tokens), triton.next_power_of_2(experts), tile_rows, slice_of_tiles, 32, cuda,
+        num_warps=8, launch_pdl=cuda,
     )  # fmt: skip
     return Sorted(order, tiles)
 

@@ -68,11 +68,14 @@ def test_routing(name: str, tokens: int, biased: bool, device: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
-def test_no_logit_leads_outside_the_experts(device: str) -> None:
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_no_logits_lead_outside_the_experts(value: float, device: str) -> None:
+    """Nor to one of them twice: sorting counts on it."""
     logits = torch.randn(2, 24, device=device)
-    logits[1] = torch.nan
-    ids = route_triton(logits, None, RoutingOptions(4)).ids
+    logits[1] = value
+    ids = route_triton(logits, torch.zeros(24, device=device), RoutingOptions(4)).ids
     assert bool(((ids >= 0) & (ids < 24)).all())
+    assert all(len(set(row)) == 4 for row in ids.tolist())
 
 
 @pytest.mark.parametrize(("kind", "tokens", "top_k"), [("spread", 1, 3), ("spread", 21, 3), ("one expert", 40, 1)])
