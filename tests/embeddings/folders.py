@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoModel,
@@ -82,8 +83,11 @@ def write_model(
     return model
 
 
-def write_modules(folder: Path, pooling: str, normalize: bool, longest: int | None) -> None:
-    parts = [("", "Transformer"), ("1_Pooling", "Pooling"), *([("2_Normalize", "Normalize")] if normalize else [])]
+def write_modules(folder: Path, pooling: str, normalize: bool, longest: int | None, dense: int = 0) -> None:
+    """`dense`: so many Dense modules, from `write_dense`."""
+    parts = [("", "Transformer"), ("1_Pooling", "Pooling"), *((f"{n + 2}_Dense", "Dense") for n in range(dense))]
+    if normalize:
+        parts.append((f"{dense + 2}_Normalize", "Normalize"))
     modules = [
         {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for index, (path, kind) in enumerate(parts)
@@ -94,6 +98,17 @@ def write_modules(folder: Path, pooling: str, normalize: bool, longest: int | No
     (folder / "1_Pooling").mkdir(exist_ok=True)
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 64, **chosen}))
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": longest, "do_lower_case": False}))
+
+
+def write_dense(folder: Path, activation: str, inputs: int, outputs: int) -> torch.nn.Linear:
+    """A Dense module; with a bias where it has a Tanh."""
+    torch.manual_seed(outputs)
+    layer = torch.nn.Linear(inputs, outputs, bias=activation == "Tanh")
+    folder.mkdir()
+    config = {"in_features": inputs, "out_features": outputs, "activation_function": f"torch.nn.modules.x.{activation}"}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file({f"linear.{name}": tensor for name, tensor in layer.state_dict().items()}, folder / "model.safetensors")
+    return layer
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from schemas.messages import EmbeddingParams, SamplingParams
-from tests.embeddings.folders import ENCODERS, LENGTH, TEXTS, reference, write_model
+from tests.embeddings.folders import ENCODERS, LENGTH, TEXTS, reference, write_dense, write_model, write_modules
 from workers.engine.encoder_engine import EncoderEngine
 from workers.engine.engine import Engine, InvalidRequest
 from workers.llm import LLM
@@ -127,6 +127,25 @@ def test_task_decides_where_files_do_not(tmp_path: Path) -> None:
         load(tmp_path / "b", task="generate")
 
 
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_dense_modules_behind_the_pooling(tmp_path: Path, kind: str) -> None:
+    model = write_model(tmp_path, kind)
+    write_modules(tmp_path, "mean", normalize=True, longest=None, dense=2)
+    first = write_dense(tmp_path / "2_Dense", "Identity", 64, 96)
+    second = write_dense(tmp_path / "3_Dense", "Tanh", 96, 48)
+    llm = load(tmp_path)
+    assert llm.ready.embedding_dimensions == 48
+    inputs = token_ids(llm)
+    with torch.no_grad():
+        wanted = [second(first(reference(model, ids, "mean", normalize=False))).tanh() for ids in inputs]
+    assert_close(llm.embed(inputs), [vector / vector.norm() for vector in wanted])
+    (tmp_path / "3_Dense" / "model.safetensors").unlink()
+    with pytest.raises(ModelLoadError, match=r"3_Dense.model.safetensors cannot be read"):
+        load(tmp_path)
+    write_modules(tmp_path, "mean", normalize=False, longest=None, dense=1)
+    assert load(tmp_path).ready.embedding_dimensions == 96
+
+
 def test_what_cannot_be_pooled_is_refused(tmp_path: Path) -> None:
     write_model(tmp_path / "max", "bert", pooling="max")
     with pytest.raises(ModelLoadError, match="max_tokens is not supported"):
@@ -137,7 +156,7 @@ def test_what_cannot_be_pooled_is_refused(tmp_path: Path) -> None:
     write_model(tmp_path / "dense", "bert", pooling="mean")
     modules = tmp_path / "dense" / "modules.json"
     modules.write_text(modules.read_text().replace("models.Normalize", "models.CNN"))
-    with pytest.raises(ModelLoadError, match="module CNN"):
+    with pytest.raises(ModelLoadError, match="modules Transformer, Pooling, CNN are not supported"):
         load(tmp_path / "dense")
 
 

@@ -177,6 +177,7 @@ def test_a_hub_id_is_found_in_the_local_cache(tmp_path: Path, monkeypatch: pytes
 
 def test_weights_are_downloaded_once_and_in_one_layout() -> None:
     wanted = ["config.json", "model-00001-of-00002.safetensors", "merges.txt", "tokenizer.model", "chat_template.jinja"]
+    wanted += ["modules.json", "1_Pooling/config.json", "2_Dense/model.safetensors"]
     others = ["consolidated.safetensors", "original/model.safetensors", "pytorch_model.bin", "model.gguf", "README.md"]
     found = filter_repo_objects(wanted + others, allow_patterns=_HUB_FILES, ignore_patterns=_NOT_HUB_FILES)
     assert list(found) == wanted

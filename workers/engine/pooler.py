@@ -11,6 +11,7 @@ from workers.engine.upload import upload
 from workers.model.batch import Batch
 from workers.model.decoder import Decoder
 from workers.model.pooling import Pooling
+from workers.model.projection import Projection
 
 
 class Pooler:
@@ -20,12 +21,18 @@ class Pooler:
     def __init__(self, pooling: Pooling, slots: int, model: Decoder) -> None:
         if pooling.method == "cls":
             raise ValueError("pooling by the first token needs attention that looks both ways, and this is a decoder")
-        self.pooling, self._model, self.width = pooling, model, model.head.width
+        self.pooling, self._model = pooling, model
         self._device = model.embedding.weight.device
-        self._sums = torch.zeros(slots, self.width, device=self._device) if pooling.method == "mean" else None
+        self._projection = Projection(pooling.dense, model.head.width, self._device)
+        self.width = self._projection.width
+        self._sums = torch.zeros(slots, model.head.width, device=self._device) if pooling.method == "mean" else None
 
     def __call__(self, batch: Batch, kv_cache: Tensor, rows: list[PrefillRow]) -> Tensor | None:
-        """Computes the batch of `rows`. Returns fp32 [finished rows, hidden], None where no row is the last of its prompt."""
+        """Computes the batch of `rows`. Returns fp32 [finished rows, width], None where no row is the last of its prompt."""
+        pooled = self._pooled(batch, kv_cache, rows)
+        return None if pooled is None else self._projection(pooled)
+
+    def _pooled(self, batch: Batch, kv_cache: Tensor, rows: list[PrefillRow]) -> Tensor | None:
         x, residual = self._model.hidden(batch, kv_cache)
         if self._sums is None:
             assert batch.logit_rows is not None

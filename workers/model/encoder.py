@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from workers.engine.upload import upload
 from workers.model.loaders.errors import ModelLoadError
 from workers.model.pooling import Pooling
+from workers.model.projection import Projection
 
 CLOSE_LENGTH = 16
 """Inputs that differ by no more tokens, or by a quarter, are padded to one length and computed together."""
@@ -24,7 +25,8 @@ class Encoder:
 
     def __init__(self, model: Any, pooling: Pooling, device: torch.device) -> None:
         self.pooling, self.device = pooling, device
-        self.width: int = model.config.hidden_size
+        self._projection = Projection(pooling.dense, model.config.hidden_size, device)
+        self.width = self._projection.width
         self.vocab_size: int = model.get_input_embeddings().num_embeddings
         self.longest = longest_input(model)
         self._model = model.to(device).eval()
@@ -33,10 +35,10 @@ class Encoder:
     @torch.inference_mode()
     def __call__(self, inputs: Sequence[list[int]]) -> Tensor:
         """Pooled states of all inputs, fp32 [inputs, width], on the device."""
-        pooled = torch.empty(len(inputs), self.width, device=self.device)
+        made = torch.empty(len(inputs), self.width, device=self.device)
         for group in groups([len(tokens) for tokens in inputs]):
-            pooled[self._tensor(group)] = self._pooled([inputs[index] for index in group])
-        return pooled
+            made[self._tensor(group)] = self._projection(self._pooled([inputs[index] for index in group]))
+        return made
 
     def _pooled(self, inputs: list[list[int]]) -> Tensor:
         counts = np.array([len(tokens) for tokens in inputs])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,11 +16,13 @@ Method = Literal["mean", "last", "cls"]
 @dataclass(frozen=True, slots=True)
 class Pooling:
     """mean: of all tokens' states; last, cls: the state of the last, the first token. `normalize`: to length 1.
-    `max_length`: tokens that the model was made for, where its files say that."""
+    `max_length`: tokens that the model was made for, where its files say that. `dense`: folders of the products that come
+    behind the pooling."""
 
     method: Method
     normalize: bool
     max_length: int | None = None
+    dense: tuple[Path, ...] = ()
 
 
 def finished(state: np.ndarray[Any, Any], wanted: EmbeddingParams, pooling: Pooling) -> bytes:

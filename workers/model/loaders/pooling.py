@@ -31,14 +31,21 @@ def read_pooling(path: Path, raw: dict[str, Any], task: str) -> Pooling | None:
     longest = _max_length(path)
     if not modules.is_file():
         return Pooling("last" if causal_architecture(raw) else "mean", True, longest)
-    names = {str(module["type"]).rsplit(".", 1)[-1]: path / module["path"] for module in _modules(modules)}
-    if unknown := sorted(names.keys() - {"Transformer", "Pooling", "Normalize"}):
-        raise ModelLoadError(
-            f"{modules}: module {unknown[0]} is not supported; supported: Transformer, Pooling, Normalize"
-        )
-    if "Pooling" not in names:
-        raise ModelLoadError(f"{modules} has no Pooling module")
-    return Pooling(_method(names["Pooling"] / "config.json"), "Normalize" in names, longest)
+    return _from_modules(modules, longest)
+
+
+def _from_modules(file: Path, longest: int | None) -> Pooling:
+    modules = [(str(module["type"]).rsplit(".", 1)[-1], file.parent / module["path"]) for module in _modules(file)]
+    kinds = [kind for kind, _ in modules]
+    if (
+        kinds[:2] != ["Transformer", "Pooling"]
+        or set(kinds[2:-1]) - {"Dense"}
+        or set(kinds[2:]) - {"Dense", "Normalize"}
+    ):
+        served = "Transformer, Pooling, then Dense as often as may be, then Normalize or not"
+        raise ModelLoadError(f"{file}: modules {', '.join(kinds)} are not supported; supported: {served}")
+    dense = tuple(path for kind, path in modules if kind == "Dense")
+    return Pooling(_method(modules[1][1] / "config.json"), kinds[-1] == "Normalize", longest, dense)
 
 
 def causal_architecture(raw: Mapping[str, Any]) -> str | None:

@@ -11,8 +11,8 @@ from workers.model.loaders.errors import ModelLoadError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
-_NOT_HUB_FILES = ["*/*.safetensors", "consolidated*.safetensors"]
-"""The same weights again, in a layout of the makers' own."""
+_NOT_HUB_FILES = ["[!0-9]*/*.safetensors", "consolidated*.safetensors"]
+"""The same weights again, in a layout of the makers' own. Folders with a number are sentence-transformers' modules."""
 
 
 def default_cache_dir() -> Path:
