@@ -15,8 +15,8 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     """Settings of one engine. `model` is what `workers.model.loaders.resolve` takes: a folder, a GGUF file, `demo`, or a
     hub id. None or "auto" means: decide from the model and the machine. `tokenizer` is the JSON text of a
     `tokenizers.Tokenizer`; without it the engine refuses requests with a grammar. `implementation` says whose code computes
-    the model: a family's, transformers', or auto, which is transformers' where there is no family. `task` says what is made, text or
-    embeddings; auto: embeddings by a folder with sentence-transformers' modules, and by a base model."""
+    the model: a family's, transformers', or auto, which is transformers' where there is no family. `task` says what is made,
+    text or embeddings; auto: embeddings by a folder with sentence-transformers' modules, and by a base model."""
 
     model: str
     load_format: LoadFormat = "auto"

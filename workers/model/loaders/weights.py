@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from workers.model.loaders.config import read_json
 from workers.model.loaders.errors import ModelLoadError
 from workers.model.loaders.gguf_file import open_gguf
+from workers.model.loaders.safetensors_file import ParallelReader, SafetensorsFile, Stored
 
 _STORED = frozenset({torch.float32, torch.float16, torch.bfloat16})
 """Other types are parts of a quantized weight, and mean nothing without its scales."""
@@ -56,7 +57,8 @@ class SafetensorsWeights:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._open: dict[str, Any] = {}
+        self._open: dict[str, SafetensorsFile] = {}
+        self._reader = ParallelReader()
         self._file_of = self._index()
 
     def get(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -65,13 +67,14 @@ class SafetensorsWeights:
             raise ModelLoadError(f"{self._folder}: tensor {name} is missing")
         path = self._folder / file_name
         try:
-            tensor = self._shard(file_name).get_tensor(name)
+            file = self._shard(file_name)
+            stored = file.tensors[name]
+            check_stored(path, name, stored, shape)
+            return self._reader.read(file, stored, device).to(dtype)
+        except KeyError:
+            raise ModelLoadError(f"{path}: tensor {name} cannot be read: it is not in this file") from None
         except (OSError, SafetensorError) as error:
             raise ModelLoadError(f"{path}: tensor {name} cannot be read: {error}") from error
-        if tensor.dtype not in _STORED:
-            kind = str(tensor.dtype).removeprefix("torch.")
-            raise ModelLoadError(f"{path}: tensor {name} is {kind}; quantized checkpoints are not supported")
-        return check_shape(path, name, tensor, shape).to(device=device, dtype=dtype)
 
     def has(self, name: str) -> bool:
         return name in self._file_of
@@ -86,14 +89,23 @@ class SafetensorsWeights:
         if not single.is_file():
             raise ModelLoadError(f"{self._folder} has no model.safetensors and no model.safetensors.index.json")
         try:
-            return dict.fromkeys(self._shard(single.name).keys(), single.name)
+            return dict.fromkeys(self._shard(single.name).tensors, single.name)
         except (OSError, SafetensorError) as error:
             raise ModelLoadError(f"{single} cannot be opened: {error}") from error
 
-    def _shard(self, file_name: str) -> Any:
+    def _shard(self, file_name: str) -> SafetensorsFile:
         if file_name not in self._open:
-            self._open[file_name] = safe_open(self._folder / file_name, framework="pt", device="cpu")
+            self._open[file_name] = SafetensorsFile(self._folder / file_name)
         return self._open[file_name]
+
+
+def check_stored(path: Path, name: str, stored: Stored, shape: tuple[int, ...]) -> None:
+    """Raises ModelLoadError for a tensor of another shape, and for part of a quantized weight."""
+    if stored.dtype not in _STORED:
+        kind = str(stored.dtype or stored.kind).removeprefix("torch.")
+        raise ModelLoadError(f"{path}: tensor {name} is {kind}; quantized checkpoints are not supported")
+    if stored.shape != shape:
+        raise ModelLoadError(f"{path}: tensor {name} has shape {list(stored.shape)}, the config asks for {list(shape)}")
 
 
 class DummyWeights:
