@@ -30,27 +30,28 @@ STATS = EngineStats(0, 0, 0, 0, 0, 0, 0)
 
 
 class VectorEngine(FakeEngine):
-    """Makes of each input its length and its first token, one input a step."""
+    """Makes of each input its length and its first token, and zeros; one input a step."""
 
-    def __init__(self) -> None:
+    def __init__(self, dimensions: int = 2) -> None:
+        self.dimensions = dimensions
         super().__init__(lambda prompt, position: 0, vocab_size=len(TOKENIZER), eos=EOS)
 
     async def start(self) -> Ready:
         await super().start()
-        return Ready(200, len(TOKENIZER), 0, 0, 4, [], embedding_dimensions=2)
+        return Ready(200, len(TOKENIZER), 0, 0, 4, [], embedding_dimensions=self.dimensions)
 
     async def step(self, count: int = 1) -> None:
         for _ in range(count):
             request = next(iter(self.running.values())).request
             del self.running[request.id]
             error, self.fail_next = self.fail_next, None
-            made = None if error else vector(request.prompt_token_ids)
+            made = None if error else vector(request.prompt_token_ids, self.dimensions)
             self._handler(StepOutput([TokenOutput(request.id, [], "stop", vector=made, error=error)], STATS))
             await asyncio.sleep(0)
 
 
-def vector(token_ids: list[int]) -> bytes:
-    return array("f", [len(token_ids), token_ids[0]]).tobytes()
+def vector(token_ids: list[int], dimensions: int = 2) -> bytes:
+    return array("f", [len(token_ids), token_ids[0], *[0.0] * (dimensions - 2)]).tobytes()
 
 
 WANTED = [vector(ids(text)) for text in TEXTS]
@@ -66,9 +67,9 @@ class EmbeddingService(Service):
             yield reading
             reading.cancel()
 
-    async def start_worker(self) -> VectorEngine:
+    async def start_worker(self, dimensions: int = 2) -> VectorEngine:
         name = f"w{next(self._names)}"
-        engine, connection = VectorEngine(), WorkerBroker(self._new_broker(name))
+        engine, connection = VectorEngine(dimensions), WorkerBroker(self._new_broker(name))
         await connection.connect()
         worker = Worker(connection, engine, TextProcessor(TOKENIZER), model=MODEL, worker_id=name)
         await worker.start()

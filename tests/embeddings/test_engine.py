@@ -17,11 +17,13 @@ from workers.model.encoder import groups
 from workers.model.loaders.errors import ModelLoadError
 from workers.protocol import AddRequest
 
+pytestmark = pytest.mark.gpu if torch.cuda.is_available() else []
+TOLERANCE = 1e-3 if torch.cuda.is_available() else 1e-4
 DECODER_POOLINGS = [("llama", "lasttoken"), ("llama", "mean"), ("qwen3", "lasttoken"), ("qwen3", "mean")]
 
 
 def load(folder: Path, **settings: Any) -> LLM:
-    return LLM(str(folder), dtype="float32", **{"kv_blocks": 64, "max_running": 8, **settings})
+    return LLM(str(folder), dtype="float32", **{"kv_blocks": 64, "block_size": 16, "max_running": 8, **settings})
 
 
 def token_ids(llm: LLM, texts: list[str] = TEXTS) -> list[list[int]]:
@@ -29,7 +31,7 @@ def token_ids(llm: LLM, texts: list[str] = TEXTS) -> list[list[int]]:
 
 
 def assert_close(made: list[list[float]], wanted: list[torch.Tensor]) -> None:
-    torch.testing.assert_close(torch.tensor(made), torch.stack(wanted), rtol=0, atol=1e-4)
+    torch.testing.assert_close(torch.tensor(made), torch.stack(wanted), rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize(("kind", "pooling"), DECODER_POOLINGS)
@@ -105,6 +107,19 @@ def test_without_modules_a_base_model_makes_embeddings(tmp_path: Path) -> None:
         llm = load(tmp_path / kind)
         ids = token_ids(llm, ["the quick brown fox"])
         assert_close(llm.embed(ids), [reference(model, ids[0], pooling)])
+
+
+def test_a_decoder_by_transformers_own_modules(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "asked", "llama", pooling="lasttoken")
+    llm = load(tmp_path / "asked", implementation="transformers")
+    assert isinstance(llm.engine, EncoderEngine)
+    inputs = token_ids(llm)
+    assert_close(llm.embed(inputs), [reference(model, ids, "lasttoken") for ids in inputs])
+    config = tmp_path / "asked" / "config.json"
+    config.write_text(config.read_text().replace('"silu"', '"mish"'))  # an activation that the decoder has not
+    assert isinstance(load(tmp_path / "asked").engine, EncoderEngine)
+    with pytest.raises(ModelLoadError, match="mish"):
+        load(tmp_path / "asked", implementation="native")
 
 
 def test_task_decides_where_files_do_not(tmp_path: Path) -> None:

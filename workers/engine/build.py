@@ -16,14 +16,14 @@ from workers.engine.block_pool import BlockPool
 from workers.engine.config import EngineConfig
 from workers.engine.encoder_engine import EncoderEngine
 from workers.engine.engine import Engine
-from workers.engine.load_model import load_model
+from workers.engine.load_model import load_model, reads_causally
 from workers.engine.runner import ModelRunner
 from workers.engine.scheduler import Scheduler, SchedulerConfig
 from workers.grammar import GrammarError, Grammars
 from workers.model.encoder import Encoder, load_encoder
 from workers.model.interface import ModelSizes
 from workers.model.loaders.config import read_config, read_generation_defaults
-from workers.model.loaders.pooling import causal_architecture, read_pooling
+from workers.model.loaders.pooling import read_pooling
 from workers.model.loaders.resolve import resolve
 from workers.model.pooling import Pooling
 from workers.protocol import Ready
@@ -56,7 +56,7 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
     raw = read_config(path)
     device, dtype = _device(config), _dtype(config, raw)
     pooling = read_pooling(path, raw, config.task)
-    if pooling is not None and causal_architecture(raw) is None:
+    if pooling is not None and not reads_causally(config, raw):
         return _build_encoder(config, path, pooling, device, dtype)
     model, limit = load_model(config, path, raw, pooling, device, dtype)
     sizes = model.config

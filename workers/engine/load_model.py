@@ -52,6 +52,18 @@ def _decoder_settings(config: EngineConfig, raw: dict[str, Any]) -> DecoderConfi
     return read_decoder_config(raw)
 
 
+def reads_causally(config: EngineConfig, raw: dict[str, Any]) -> bool:
+    """Whether an embedding model is one for the decoder; transformers' own modules serve all others."""
+    if config.implementation == "transformers" or causal_architecture(raw) is None:
+        return False
+    try:
+        read_decoder_config(raw)
+    except UnsupportedModel as error:
+        logger.info("embeddings by transformers' own code: %s", error)
+        return config.implementation == "native"
+    return True
+
+
 def read_decoder_config(raw: dict[str, Any]) -> DecoderConfig:
     """A base model is read as what it is the base of. Raises UnsupportedModel."""
     architecture = causal_architecture(raw)
@@ -69,7 +81,11 @@ def _decoder(
 def _backend(config: EngineConfig, path: Path, device: torch.device, dtype: torch.dtype) -> tuple[CausalModel, int]:
     from workers.model.backend.load import load_backend  # seconds of imports, for those who need them
 
-    dummy = config.load_format == "dummy"
-    model = load_backend(path, dtype, device, dummy=dummy, trust_remote_code=config.trust_remote_code)
-    longest = model.config.longest_position
-    return model, min(config.max_model_len or longest, longest)
+    return load_backend(
+        path,
+        dtype,
+        device,
+        max_model_len=config.max_model_len,
+        dummy=config.load_format == "dummy",
+        trust_remote_code=config.trust_remote_code,
+    )

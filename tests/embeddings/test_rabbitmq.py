@@ -1,0 +1,33 @@
+"""Megabytes of vectors through a real RabbitMQ."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+from api.embeddings import embedding_jobs, embeddings_body, parse_embeddings
+from broker.amqp import AmqpBroker
+from schemas.messages import Result
+from tests.embeddings.test_delivery import EmbeddingService
+from tests.front.harness import MODEL
+
+INPUTS, DIMENSIONS = 2048, 1024
+
+
+async def test_a_whole_request_of_2048_inputs(amqp_vhost_url: str) -> None:
+    service = EmbeddingService(lambda name: AmqpBroker(amqp_vhost_url, name=f"{name}-{uuid.uuid4().hex[:6]}"), None)
+    await service.start()
+    try:
+        engine = await service.start_worker(DIMENSIONS)
+        given = [[1 + index % 200] for index in range(INPUTS)]
+        jobs = embedding_jobs(parse_embeddings({"model": MODEL, "input": given}), job_id="j")
+        async with asyncio.timeout(60), service.client.submit(*jobs) as stream:
+            await engine.until_running(INPUTS)
+            await engine.play()
+            results = {event.job: event async for event in stream if isinstance(event, Result)}
+    finally:
+        await service.close()
+    body = embeddings_body("e", [results[job.id] for job in jobs])
+    assert len(body["data"]) == INPUTS
+    assert [len(one["embedding"]) for one in body["data"]] == [DIMENSIONS] * INPUTS
+    assert [one["embedding"][:2] for one in body["data"]] == [[1.0, float(ids[0])] for ids in given]
