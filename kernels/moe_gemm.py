@@ -21,12 +21,14 @@ from kernels.moe_routing import Routes, Sorted, sort_by_expert
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """outputs: rows of a weight tile (twice that for gate and up together); depth: columns at a time."""
+    """outputs: rows of a weight tile (twice that for gate and up together); depth: columns at a time. ahead: columns of the
+    weights that are brought into L2 before the wait for the kernels before, a power of two."""
 
     outputs: int
     depth: int
     warps: int
     stages: int
+    ahead: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,8 @@ class Plan:
 
 
 PLANS = {
-    16: Plan(16, Tile(64, 128, 4, 3), Tile(128, 128, 4, 3)),
-    32: Plan(32, Tile(64, 128, 4, 3), Tile(128, 128, 4, 3)),
+    16: Plan(16, Tile(64, 64, 4, 5, 256), Tile(128, 64, 4, 5, 256)),
+    32: Plan(32, Tile(64, 64, 4, 5, 256), Tile(128, 64, 4, 5, 256)),
     64: Plan(64, Tile(128, 64, 8, 3), Tile(128, 64, 4, 4)),
     128: Plan(128, Tile(128, 64, 8, 4), Tile(128, 64, 8, 4)),
 }
@@ -54,14 +56,30 @@ def plan_for(pairs: int, experts: int) -> Plan:
 
 
 @triton.jit
+def _prefetch(weight, row, end, columns, OUTPUTS: tl.constexpr, AHEAD: tl.constexpr):
+    """Brings the first AHEAD columns of rows [row, row + OUTPUTS), which lie before `end`, into L2, 128 bytes a line."""
+    LINE: tl.constexpr = 1024 // weight.dtype.element_ty.primitive_bitwidth
+    rows = tl.minimum(row + tl.arange(0, OUTPUTS), end - 1).to(tl.int64)
+    lines = weight + rows[:, None] * columns + (tl.arange(0, AHEAD // LINE) * LINE)[None, :]
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [lines], dtype=tl.int32, is_pure=False, pack=1
+    )
+
+
+@triton.jit
 def _gate_up_kernel(
-    x, weight_rows, bias, order, tiles, out, hidden, inner, alpha, limit,
+    x, weight_rows, weight, bias, order, tiles, out, hidden, inner, experts, alpha, limit,
     TOP_K: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr,
-    CLAMPED: tl.constexpr, HAS_BIAS: tl.constexpr, PDL: tl.constexpr,
+    CLAMPED: tl.constexpr, HAS_BIAS: tl.constexpr, AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out: [pairs, inner], by expert."""
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
+        if AHEAD > 0:
+            # where each expert has one tile, as in most decode steps, this is what the program will read
+            row = tl.program_id(1) * (2 * inner) + tl.program_id(0) * OUTPUTS
+            _prefetch(weight, row, experts * 2 * inner, hidden, OUTPUTS, AHEAD)
+            _prefetch(weight, row + inner, experts * 2 * inner, hidden, OUTPUTS, AHEAD)
         tl.extra.cuda.gdc_wait()
     tile = tiles + tl.program_id(1) * 4
     count = tl.load(tile + 2)
@@ -97,12 +115,16 @@ def _gate_up_kernel(
 
 @triton.jit
 def _down_kernel(
-    act_rows, weight_rows, bias, order, tiles, out, hidden, inner,
-    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, HAS_BIAS: tl.constexpr, PDL: tl.constexpr,
+    act_rows, weight_rows, weight, bias, order, tiles, out, hidden, inner, experts,
+    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, HAS_BIAS: tl.constexpr, AHEAD: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """out: [pairs, hidden], by token."""
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
+        if AHEAD > 0:
+            row = tl.program_id(1) * hidden + tl.program_id(0) * OUTPUTS
+            _prefetch(weight, row, experts * hidden, inner, OUTPUTS, AHEAD)
         tl.extra.cuda.gdc_wait()
     tile = tiles + tl.program_id(1) * 4
     count = tl.load(tile + 2)
@@ -147,6 +169,10 @@ def _rows_of(matrix: Tensor, tile: tuple[int, int]) -> TensorDescriptor:
     return TensorDescriptor.from_tensor(matrix.view(-1, matrix.shape[-1]), list(tile))
 
 
+def _ahead(tile: Tile, columns: int) -> int:
+    return tile.ahead if tile.ahead <= columns else 0
+
+
 def _stages(tile: Tile, x: Tensor) -> int:
     return tile.stages if x.element_size() == 2 else 1
 
@@ -156,9 +182,9 @@ def gate_up_triton(x: Tensor, top_k: int, by_expert: Sorted, experts: Experts, r
     hidden, inner, cuda, bias = x.shape[1], experts.inner, x.is_cuda, experts.gate_up_bias
     out = x.new_empty(len(by_expert.order), inner)
     _gate_up_kernel[(triton.cdiv(inner, tile.outputs), len(by_expert.tiles))](
-        x, _rows_of(experts.gate_up, (tile.outputs, tile.depth)), x if bias is None else bias, *by_expert, out, hidden,
-        inner, experts.alpha, experts.limit, top_k, rows, tile.outputs, tile.depth, hidden % tile.depth == 0,
-        experts.limit > 0, bias is not None, cuda,
+        x, _rows_of(experts.gate_up, (tile.outputs, tile.depth)), experts.gate_up, x if bias is None else bias,
+        *by_expert, out, hidden, inner, experts.count, experts.alpha, experts.limit, top_k, rows, tile.outputs,
+        tile.depth, hidden % tile.depth == 0, experts.limit > 0, bias is not None, _ahead(tile, hidden), cuda,
         num_warps=tile.warps, num_stages=_stages(tile, x), launch_pdl=cuda,
     )  # fmt: skip
     return out
@@ -169,9 +195,9 @@ def down_triton(act: Tensor, by_expert: Sorted, experts: Experts, rows: int, til
     hidden, inner, cuda, bias = experts.down.shape[1], experts.inner, act.is_cuda, experts.down_bias
     out = act.new_empty(len(act), hidden)
     _down_kernel[(triton.cdiv(hidden, tile.outputs), len(by_expert.tiles))](
-        _rows_of(act, (rows, tile.depth)), _rows_of(experts.down, (tile.outputs, tile.depth)),
-        act if bias is None else bias, *by_expert, out, hidden, inner, rows, tile.outputs, tile.depth,
-        bias is not None, cuda, num_warps=tile.warps, num_stages=_stages(tile, act), launch_pdl=cuda,
+        _rows_of(act, (rows, tile.depth)), _rows_of(experts.down, (tile.outputs, tile.depth)), experts.down,
+        act if bias is None else bias, *by_expert, out, hidden, inner, experts.count, rows, tile.outputs, tile.depth,
+        bias is not None, _ahead(tile, inner), cuda, num_warps=tile.warps, num_stages=_stages(tile, act), launch_pdl=cuda,
     )  # fmt: skip
     return out
 
