@@ -77,9 +77,9 @@ def _gate_up_kernel(
         tl.extra.cuda.gdc_launch_dependents()
         if AHEAD > 0:
             # where each expert has one tile, as in most decode steps, this is what the program will read
-            row = tl.program_id(1) * (2 * inner) + tl.program_id(0) * OUTPUTS
-            _prefetch(weight, row, experts * 2 * inner, hidden, OUTPUTS, AHEAD)
-            _prefetch(weight, row + inner, experts * 2 * inner, hidden, OUTPUTS, AHEAD)
+            likely = tl.program_id(1) * (2 * inner) + tl.program_id(0) * OUTPUTS
+            _prefetch(weight, likely, experts * 2 * inner, hidden, OUTPUTS, AHEAD)
+            _prefetch(weight, likely + inner, experts * 2 * inner, hidden, OUTPUTS, AHEAD)
         tl.extra.cuda.gdc_wait()
     tile = tiles + tl.program_id(1) * 4
     count = tl.load(tile + 2)
@@ -123,8 +123,8 @@ def _down_kernel(
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
         if AHEAD > 0:
-            row = tl.program_id(1) * hidden + tl.program_id(0) * OUTPUTS
-            _prefetch(weight, row, experts * hidden, inner, OUTPUTS, AHEAD)
+            likely = tl.program_id(1) * hidden + tl.program_id(0) * OUTPUTS
+            _prefetch(weight, likely, experts * hidden, inner, OUTPUTS, AHEAD)
         tl.extra.cuda.gdc_wait()
     tile = tiles + tl.program_id(1) * 4
     count = tl.load(tile + 2)
