@@ -80,6 +80,7 @@ def test_family(row: Row, tmp_path: Path) -> None:
         check_greedy(model, prompt, output.token_ids)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_family_in_bf16(row: Row, tmp_path: Path) -> None:

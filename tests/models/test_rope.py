@@ -13,7 +13,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from tests.models.families import LONGROPE, Row, reference, rope
 from tests.models.test_families import GREEDY, PROMPTS, check_greedy, served
 from workers.model.config import RopeConfig
-from workers.model.families.common import rope as read_rope
+from workers.model.families.ropes import rope as read_rope
 from workers.model.rope import head_order, inverse_frequencies, rotation_tables
 
 FACTORS = dict(short_factor=[1.0 + 0.1 * i for i in range(32)], long_factor=[1.0 + 0.9 * i for i in range(32)])

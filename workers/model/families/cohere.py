@@ -6,8 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 from workers.model.config import DecoderConfig
-from workers.model.families.common import Raw, decoder, head_dim, layer_norm, layer_types, rope, sliding
-from workers.model.families.family import Family
+from workers.model.families.common import decoder, head_dim, layer_norm, layer_types, sliding
+from workers.model.families.family import Family, Raw
+from workers.model.families.ropes import rope
 
 _DEFAULTS: Raw = dict(max_position_embeddings=8192, tie_word_embeddings=True, logit_scale=0.0625)
 

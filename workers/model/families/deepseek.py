@@ -6,9 +6,10 @@ import math
 
 from kernels.moe_routing import RoutingOptions
 from workers.model.config import DecoderConfig, LatentAttentionConfig, MoEConfig, NormConfig
-from workers.model.families.common import Raw, decoder, rms, rope, rope_settings
+from workers.model.families.common import decoder, rms
 from workers.model.families.experts import behind, experts, mixed
-from workers.model.families.family import Family
+from workers.model.families.family import Family, Raw
+from workers.model.families.ropes import rope, rope_settings
 
 _DEFAULTS: Raw = dict(
     kv_lora_rank=512, q_lora_rank=1536, qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128, n_shared_experts=None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from workers.model.config import DecoderConfig
-from workers.model.families.common import Raw, decoder, head_dim, layer_types, rms, rope, sliding
-from workers.model.families.family import Family
+from workers.model.families.common import decoder, head_dim, layer_types, rms, sliding
+from workers.model.families.family import Family, Raw
+from workers.model.families.ropes import rope
 from workers.model.names import WeightNames
 
 _BEHIND = WeightNames(attention_post_norm="post_attention_layernorm", mlp_post_norm="post_feedforward_layernorm")

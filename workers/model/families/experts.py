@@ -8,7 +8,8 @@ from typing import Any
 
 from kernels.moe_routing import RoutingOptions
 from workers.model.config import LayerConfig, MLPConfig, MoEConfig
-from workers.model.families.common import Raw, activation
+from workers.model.families.common import activation
+from workers.model.families.family import Raw
 
 Vary = Callable[[int, LayerConfig], LayerConfig]
 _COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")

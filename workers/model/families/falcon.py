@@ -6,8 +6,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from workers.model.config import DecoderConfig
-from workers.model.families.common import Raw, activation, decoder, layer_norm, renamed, rope
-from workers.model.families.family import Family
+from workers.model.families.common import activation, decoder, layer_norm, renamed
+from workers.model.families.family import Family, Raw
+from workers.model.families.ropes import rope
 from workers.model.names import WeightNames
 
 _NAMES = WeightNames(

@@ -8,7 +8,9 @@ from typing import Any
 
 from workers.model.config import DecoderConfig
 
-ReadConfig = Callable[[dict[str, Any]], DecoderConfig]
+Raw = dict[str, Any]
+"""A checkpoint's config.json."""
+ReadConfig = Callable[[Raw], DecoderConfig]
 """From a checkpoint's config.json. Raises ValueError for what the decoder cannot do, and KeyError for what is missing."""
 
 

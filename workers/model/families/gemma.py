@@ -6,17 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from workers.model.config import DecoderConfig
-from workers.model.families.common import (
-    Raw,
-    activation,
-    decoder,
-    head_dim,
-    layer_types,
-    rms,
-    ropes_by_type,
-    sliding,
-)
-from workers.model.families.family import Family
+from workers.model.families.common import activation, decoder, head_dim, layer_types, rms, sliding
+from workers.model.families.family import Family, Raw
+from workers.model.families.ropes import ropes_by_type
 from workers.model.names import WeightNames
 
 _DEFAULTS: Raw = dict(head_dim=256, tie_word_embeddings=True, max_position_embeddings=8192)

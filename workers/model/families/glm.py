@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from workers.model.config import DecoderConfig
-from workers.model.families.common import Raw, decoder, head_dim, rms, rope
-from workers.model.families.family import Family
+from workers.model.families.common import decoder, head_dim, rms
+from workers.model.families.family import Family, Raw
+from workers.model.families.ropes import rope
 from workers.model.names import WeightNames
 
 _NAMES = WeightNames(gate_up=("mlp.gate_up_proj",))

@@ -6,9 +6,10 @@ from typing import Any
 
 from kernels.moe_routing import RoutingOptions
 from workers.model.config import DecoderConfig
-from workers.model.families.common import Raw, decoder, head_dim, layer_types, rms, rope, sliding
+from workers.model.families.common import decoder, head_dim, layer_types, rms, sliding
 from workers.model.families.experts import behind, both, experts, mixed
-from workers.model.families.family import Family
+from workers.model.families.family import Family, Raw
+from workers.model.families.ropes import rope
 
 
 def _config(raw: Raw, attention: dict[str, Any]) -> DecoderConfig:

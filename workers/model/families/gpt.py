@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from workers.model.config import DecoderConfig, LayerConfig
-from workers.model.families.common import Raw, activation, decoder, layer_norm, renamed, rope, with_attention
-from workers.model.families.family import Family
+from workers.model.families.common import activation, decoder, layer_norm, renamed, with_attention
+from workers.model.families.family import Family, Raw
+from workers.model.families.ropes import rope
 from workers.model.names import WeightNames
 
 _NAMES = WeightNames(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from workers.model.config import DecoderConfig
-from workers.model.families.common import Raw, activation, decoder, layer_norm, rope
-from workers.model.families.family import Family
+from workers.model.families.common import activation, decoder, layer_norm
+from workers.model.families.family import Family, Raw
+from workers.model.families.ropes import rope
 from workers.model.names import WeightNames
 
 _NAMES = WeightNames(

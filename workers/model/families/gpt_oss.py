@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from kernels.moe_routing import RoutingOptions
 from workers.model.config import DecoderConfig
-from workers.model.families.common import Raw, decoder, layer_types, rms, sliding
+from workers.model.families.common import decoder, layer_types, rms, sliding
 from workers.model.families.experts import both, experts, mixed
-from workers.model.families.family import Family
+from workers.model.families.family import Family, Raw
 from workers.model.names import WeightNames
 
 _NAMES = WeightNames(router="mlp.router", experts_layout="interleaved")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from workers.model.config import DecoderConfig
-from workers.model.families.common import Raw, decoder, rms
-from workers.model.families.family import Family
+from workers.model.families.common import decoder, rms
+from workers.model.families.family import Family, Raw
 
 
 def config(raw: Raw, **changes: Any) -> DecoderConfig:

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from workers.model.config import DecoderConfig
 from workers.model.families import llama
-from workers.model.families.common import Raw, sliding
-from workers.model.families.family import Family
+from workers.model.families.common import sliding
+from workers.model.families.family import Family, Raw
 from workers.model.names import WeightNames
 
 

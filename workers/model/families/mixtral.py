@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from kernels.moe_routing import RoutingOptions
 from workers.model.config import DecoderConfig
-from workers.model.families.common import Raw, decoder, rms
+from workers.model.families.common import decoder, rms
 from workers.model.families.experts import experts, mixed
-from workers.model.families.family import Family
+from workers.model.families.family import Family, Raw
 from workers.model.names import WeightNames
 
 _NAMES = WeightNames(

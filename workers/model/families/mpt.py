@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from workers.model.config import DecoderConfig
-from workers.model.families.common import Raw, decoder, layer_norm, renamed
-from workers.model.families.family import Family
+from workers.model.families.common import decoder, layer_norm, renamed
+from workers.model.families.family import Family, Raw
 from workers.model.names import WeightNames
 
 _NAMES = WeightNames(

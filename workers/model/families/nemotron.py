@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from workers.model.config import DecoderConfig, NormConfig
-from workers.model.families.common import Raw, activation, decoder, head_dim, rope
-from workers.model.families.family import Family
+from workers.model.families.common import activation, decoder, head_dim
+from workers.model.families.family import Family, Raw
+from workers.model.families.ropes import rope
 from workers.model.names import WeightNames
 
 _NAMES = WeightNames(gate_up=("mlp.up_proj",))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from workers.model.config import DecoderConfig, NormConfig
-from workers.model.families.common import Raw, decoder, head_dim, layer_types, rms, ropes_by_type, sliding
-from workers.model.families.family import Family
+from workers.model.families.common import decoder, head_dim, layer_types, rms, sliding
+from workers.model.families.family import Family, Raw
+from workers.model.families.ropes import ropes_by_type
 from workers.model.names import WeightNames
 
 _BEHIND = WeightNames(attention_post_norm="post_attention_layernorm", mlp_post_norm="post_feedforward_layernorm")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from workers.model.config import DecoderConfig, NormConfig
-from workers.model.families.common import Raw, activation, decoder
-from workers.model.families.family import Family
+from workers.model.families.common import activation, decoder
+from workers.model.families.family import Family, Raw
 from workers.model.names import WeightNames
 
 _OFFSET = 2

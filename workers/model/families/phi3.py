@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from workers.model.config import DecoderConfig
-from workers.model.families.common import Raw, decoder, rms
-from workers.model.families.family import Family
+from workers.model.families.common import decoder, rms
+from workers.model.families.family import Family, Raw
 from workers.model.names import WeightNames
 
 _NAMES = WeightNames(qkv=("self_attn.qkv_proj",), gate_up=("mlp.gate_up_proj",))

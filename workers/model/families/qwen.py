@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from workers.model.config import DecoderConfig
 from workers.model.families import llama
-from workers.model.families.common import Raw, head_dim, rms, sliding
-from workers.model.families.family import Family
+from workers.model.families.common import head_dim, rms, sliding
+from workers.model.families.family import Family, Raw
 
 
 def _types(raw: Raw) -> Sequence[str]:

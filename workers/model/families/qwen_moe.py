@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from kernels.moe_routing import RoutingOptions
 from workers.model.config import DecoderConfig
-from workers.model.families.common import Raw, decoder, head_dim, rms, sliding
+from workers.model.families.common import decoder, head_dim, rms, sliding
 from workers.model.families.experts import both, experts, mixed
-from workers.model.families.family import Family
+from workers.model.families.family import Family, Raw
 from workers.model.names import WeightNames
 
 _QWEN2 = WeightNames(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from workers.model.config import DecoderConfig, LayerConfig
 from workers.model.families import llama
-from workers.model.families.common import Raw, head_dim, rope, with_attention
-from workers.model.families.family import Family
+from workers.model.families.common import head_dim, with_attention
+from workers.model.families.family import Family, Raw
+from workers.model.families.ropes import rope
 
 
 def config(raw: Raw) -> DecoderConfig:

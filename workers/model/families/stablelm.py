@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from workers.model.config import DecoderConfig
-from workers.model.families.common import Raw, decoder, head_dim, layer_norm, rope
-from workers.model.families.family import Family
+from workers.model.families.common import decoder, head_dim, layer_norm
+from workers.model.families.family import Family, Raw
+from workers.model.families.ropes import rope
 
 
 def config(raw: Raw) -> DecoderConfig:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from workers.model.config import DecoderConfig
 from workers.model.families import llama
-from workers.model.families.common import Raw, activation, decoder, head_dim, rms, rope
-from workers.model.families.family import Family
+from workers.model.families.common import activation, decoder, head_dim, rms
+from workers.model.families.family import Family, Raw
+from workers.model.families.ropes import rope
 from workers.model.names import WeightNames
 
 
