@@ -26,7 +26,7 @@ from kernels.norm import add_rms_norm
 from kernels.prefill_attention import PrefillContext, Span, plan_tiles, prefill_attention
 from kernels.rope import CacheSlots, Rotation, rope_and_cache
 from kernels.sampling import SamplingRows, sample
-from workers.model.config import DecoderConfig
+from workers.model.config import AttentionConfig, DecoderConfig
 from workers.model.families.registry import decoder_config
 from workers.model.loaders.config import read_config
 from workers.model.loaders.resolve import resolve
@@ -142,7 +142,8 @@ def _elementwise(config: DecoderConfig, rows: int) -> Iterator[Case]:
     slots = CacheSlots(positions, blocks, config.num_kv_heads, BLOCK_SIZE)
     angles = torch.rand(rows, dim // 2, device="cuda")
     rotation = Rotation(angles.cos(), angles.sin(), positions)
-    norms = [_random(dim), _random(dim)] if config.attention.qk_norm else [None, None]
+    has_norms = isinstance(config.attention, AttentionConfig) and config.attention.qk_norm is not None
+    norms = [_random(dim), _random(dim)] if has_norms else [None, None]
     yield Case(
         "rope_and_cache", size, "memory", 2 * qkv.nbytes,
         lambda: rope_and_cache(qkv, rotation, cache, slots, config.num_heads, *norms),
