@@ -13,32 +13,43 @@ from transformers.utils.logging import disable_progress_bar
 
 from workers.model.backend.attention import NAME, attend
 from workers.model.backend.check import check
-from workers.model.backend.model import TransformersModel
+from workers.model.backend.model import TransformersModel, longest_context
 from workers.model.backend.probe import PROBE, CannotServe, probe_mask
+from workers.model.backend.tune import settle_rope, tune
 from workers.model.loaders.errors import ModelLoadError
 
 logger = logging.getLogger(__name__)
 
 
 def load_backend(
-    path: Path, dtype: torch.dtype, device: torch.device, *, dummy: bool = False, trust_remote_code: bool = False
-) -> TransformersModel:
-    """Load by transformers what no family reads. `trust_remote_code`: run model code that comes with the model. Raises
-    ModelLoadError."""
+    path: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    max_model_len: int | None = None,
+    dummy: bool = False,
+    trust_remote_code: bool = False,
+) -> tuple[TransformersModel, int]:
+    """Load by transformers what no family reads: the model, and the longest context that it serves. `trust_remote_code`: run
+    model code that comes with the model. Raises ModelLoadError."""
     _register()
     disable_progress_bar()
     config = read_hf_config(path, trust_remote_code)
     model = (
         _random(config, dtype, device, trust_remote_code) if dummy else _load(path, config, dtype, trust_remote_code)
     )
+    model = model.eval().to(device)
+    limit = min(max_model_len or longest_context(config), longest_context(config))
+    settle_rope(model, limit)
+    tune(model)
     try:
-        served = TransformersModel(model.eval().to(device))
+        served = TransformersModel(model)
         check(served)
     except CannotServe as error:
         raise ModelLoadError(
             f"{path}: {_name(config)} cannot be served by the transformers backend: {error}"
         ) from error
-    return served
+    return served, limit
 
 
 def read_hf_config(path: Path, trust_remote_code: bool) -> Any:

@@ -103,6 +103,12 @@ class TransformersModel:
             self.model.set_attn_implementation(NAME)
 
 
+def longest_context(config: Any) -> int:
+    """Tokens, by what a transformers config says."""
+    text = config.get_text_config()
+    return next((int(n) for name in _LENGTHS if (n := getattr(text, name, None))), _UNNAMED_LENGTH)
+
+
 def _is_static(model: Any) -> bool:
     """What transformers says of the model's code: whether one graph can hold its forward."""
     return bool(getattr(model, "_can_compile_fullgraph", False))
@@ -120,6 +126,6 @@ def _config(model: Any, calls: list[AttentionCall]) -> BackendConfig:
         hidden_size=hidden,
         intermediate_size=getattr(config, "intermediate_size", None) or 4 * hidden,
         vocab_size=config.vocab_size,
-        max_position=next((n for name in _LENGTHS if (n := getattr(config, name, None))), _UNNAMED_LENGTH),
+        max_position=longest_context(model.config),
         calls=tuple(calls),
     )
