@@ -14,13 +14,14 @@ COMMANDS = {
     "http": "a load on any OpenAI-compatible server: rates, latencies, goodput",
     "chaos": "jobs through all doors while everything is killed in turn; then the books are compared",
     "overload": "several times what can be served: what is refused, kept and lost, and the memory of each process",
+    "interference": "a backlog of batch work beside interactive requests: what they notice, and what it gets",
     "structured": "outputs that follow JSON Schemas: whether they are right, and what the masks cost",
     "overhead": "what HTTP, queue and worker add to an engine that is called in process",
 }
 
 
 def usage() -> str:
-    lines = [f"  {name:<11}{text}" for name, text in COMMANDS.items()]
+    lines = [f"  {name:<13}{text}" for name, text in COMMANDS.items()]
     return "\n".join((f"usage: headrace bench {' | '.join(COMMANDS)} [--help]", "", *lines, ""))
 
 

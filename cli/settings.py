@@ -120,7 +120,7 @@ class WorkerSettings(Settings):
     max_running: int = Field(256, ge=1, description="requests in one batch at most")
     max_batched_tokens: int = Field(8192, ge=16, description="tokens computed in one step at most")
     batch_step_tokens: int | None = Field(
-        None, ge=1, description="tokens of a step that may be batch work while others come too; unset: by the device"
+        None, ge=1, description="tokens of a step that may be batch work while others come too; unset: learnt"
     )
     kv_blocks: int | None = Field(None, ge=1, description="blocks of the KV cache; unset: what memory leaves")
     kv_memory_bytes: int | None = Field(None, ge=1, description="bytes for the KV cache; unset: what memory leaves")

@@ -77,10 +77,9 @@ class SimulatedGpu:
             device_free = ends
 
     def _seconds(self, plan: StepPlan) -> float:
-        tokens = len(plan.decode_slots) + sum(len(row.tokens) for row in plan.prefill)
         decoding = set(plan.decode_slots)
         context = sum(r.num_computed for r in self.scheduler.running if r.slot in decoding)
-        return max(WEIGHTS, TOKEN * tokens) + CACHED_TOKEN * context + (MIXED_LAUNCH if plan.prefill else LAUNCH)
+        return max(WEIGHTS, TOKEN * plan.num_tokens) + CACHED_TOKEN * context + (MIXED_LAUNCH if plan.prefill else LAUNCH)
 
     def _arrive(self) -> None:
         while self._next <= self.now:

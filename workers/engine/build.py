@@ -34,10 +34,8 @@ _CPU_CACHE_BYTES = 2 << 30
 _WATERMARK = 0.01
 _CPU_BLOCK_SIZE, _GPU_BLOCK_SIZE = 16, 64
 """On a GPU one block is one tile of keys: a wider one makes better products and fewer table reads."""
-_CPU_BATCH_STEP_TOKENS, _GPU_BATCH_STEP_TOKENS = 16, 176
-"""A little more than are computed in the time that reading the weights takes: 155 on an H200 in bf16. Simulated for an 8B
-model at 30% of capacity, 160, 176 and 192 give batch work 94, 96 and 97% of what is left, and add 4, 6 and 9% to the others' p99
-time to the first token (tests/engine/test_interference.py)."""
+_CPU_FREE_TOKENS, _GPU_FREE_TOKENS = 16, 160
+"""In bf16, computed in the time that reading the weights takes: 13 on two cores with AMX, 155 on an H200."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -70,7 +68,8 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
     scheduling = SchedulerConfig(
         max_running=config.max_running,
         max_batched_tokens=config.max_batched_tokens,
-        batch_step_tokens=_batch_step_tokens(config, device),
+        batch_step_tokens=config.batch_step_tokens,
+        free_tokens=_GPU_FREE_TOKENS if device.type == "cuda" else _CPU_FREE_TOKENS,
         block_size=block_size,
         max_model_len=limit,
         # The mean is over states that the cache does not hold.
@@ -133,10 +132,6 @@ def _dtype(config: EngineConfig, raw: dict[str, object]) -> torch.dtype:
     if name not in _DTYPES:
         raise ValueError(f"dtype {name!r} is not supported; supported: auto, {', '.join(_DTYPES)}")
     return _DTYPES[name]
-
-
-def _batch_step_tokens(config: EngineConfig, device: torch.device) -> int:
-    return config.batch_step_tokens or (_GPU_BATCH_STEP_TOKENS if device.type == "cuda" else _CPU_BATCH_STEP_TOKENS)
 
 
 def _sharing_tile(decoder: ModelSizes) -> int:

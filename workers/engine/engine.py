@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, count
@@ -27,8 +28,11 @@ class InvalidRequest(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class _Launched:
-    """`requests` are those that it samples for, `scored` those of whose prompts it scores so many tokens, from where."""
+    """A step of so many `tokens`, launched `at` (seconds of the performance counter). `requests` are those that it samples
+    for, `scored` those of whose prompts it scores so many tokens, from where."""
 
+    at: float
+    tokens: int
     handle: StepHandle
     requests: list[Request]
     scored: list[tuple[Request, int, int]]
@@ -56,6 +60,7 @@ class Engine:
         self.asynchronous = asynchronous
         self.grammars = grammars
         self._launched: _Launched | None = None
+        self._ended = 0.0
         self._arrivals = count()
 
     @property
@@ -95,7 +100,9 @@ class Engine:
         if scheduled is not None:
             plan, requests = scheduled
             scored = self._scored(plan)
-            launched = _Launched(self.runner.launch(plan, lambda: self._masks(requests, outputs)), requests, scored)
+            at = time.perf_counter()
+            handle = self.runner.launch(plan, lambda: self._masks(requests, outputs))
+            launched = _Launched(at, plan.num_tokens, handle, requests, scored)
         if not self.asynchronous:
             return outputs + self._postprocess(launched)
         outputs += self._postprocess(self._launched)
@@ -178,8 +185,15 @@ class Engine:
         self.scheduler.finish(request)
         return TokenOutput(request.id, [], error=f"the grammar cannot be followed: {error}")
 
+    def _wait(self, launched: _Launched) -> Sampled | None:
+        """It began when it was launched, or when the step before had ended."""
+        sampled = launched.handle.wait()
+        began, self._ended = max(launched.at, self._ended), time.perf_counter()
+        self.scheduler.pace.observe(launched.tokens, self._ended - began)
+        return sampled
+
     def _postprocess(self, launched: _Launched | None) -> list[TokenOutput]:
-        sampled = None if launched is None else launched.handle.wait()
+        sampled = None if launched is None else self._wait(launched)
         if launched is not None and launched.handle.scores is not None:
             _keep_scores(launched.handle.scores, launched.scored)
         if launched is not None and launched.handle.vectors is not None:

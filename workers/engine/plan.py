@@ -53,5 +53,9 @@ class StepPlan:
     shared_blocks: tuple[int, ...] = ()
 
     @property
+    def num_tokens(self) -> int:
+        return len(self.decode_slots) + sum(len(row.tokens) for row in self.prefill)
+
+    @property
     def num_sampled(self) -> int:
         return len(self.decode_slots) + sum(row.samples for row in self.prefill)
