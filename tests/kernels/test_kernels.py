@@ -18,9 +18,13 @@ KERNEL_SHAPES = [(1, 8), (3, 48), (5, 576)]
 
 @pytest.mark.parametrize(("tokens", "hidden"), KERNEL_SHAPES)
 @pytest.mark.parametrize("with_residual", [False, True])
-def test_add_rms_norm(tokens: int, hidden: int, with_residual: bool, dtype: torch.dtype, device: str) -> None:
+@pytest.mark.parametrize("wide", [False, True])
+def test_add_rms_norm(
+    tokens: int, hidden: int, with_residual: bool, wide: bool, dtype: torch.dtype, device: str
+) -> None:
+    """wide: weights in float32 whatever x is, as those are that a checkpoint holds less 1."""
     x = torch.randn(tokens, hidden, device=device).to(dtype)
-    weight = torch.rand(hidden, device=device).to(dtype) + 0.5
+    weight = torch.rand(hidden, device=device).to(torch.float32 if wide else dtype) + 0.5
     residual = torch.randn(tokens, hidden, device=device).to(dtype) if with_residual else None
     twin = add_rms_norm_torch(x.clone(), None if residual is None else residual.clone(), weight, 1e-5)
     got = add_rms_norm_triton(x, residual, weight, 1e-5)
@@ -53,15 +57,16 @@ def test_matvec(outputs: int, inputs: int, kind: str, dtype: torch.dtype, device
     assert error(matvec_triton(x, weight, bias, kind == "gated"), want) < limit(dtype)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(6, 2, 8), (3, 3, 16), (4, 1, 64)])
-@pytest.mark.parametrize("with_norm", [False, True])
-def test_rope_and_cache(heads: int, kv_heads: int, dim: int, with_norm: bool, dtype: torch.dtype, device: str) -> None:
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(6, 2, 8), (3, 3, 16), (4, 1, 64), (2, 1, 80)])
+@pytest.mark.parametrize("norm", ["none", "as x", "float32"])
+def test_rope_and_cache(heads: int, kv_heads: int, dim: int, norm: str, dtype: torch.dtype, device: str) -> None:
     tokens, block_size = 5, 4
     qkv = torch.randn(tokens, (heads + 2 * kv_heads) * dim, device=device).to(dtype)
     angles = torch.rand(32, dim // 2, device=device) * 6
     positions = torch.tensor([0, 7, 31, 3, 12], device=device)
     slots = CacheSlots(torch.tensor([9, 4, 15, 23, 6], device=device), 6, kv_heads, block_size)
-    norms = [torch.rand(dim, device=device).to(dtype) + 0.5 for _ in range(2)] if with_norm else [None, None]
+    kind = torch.float32 if norm == "float32" else dtype
+    norms = [None if norm == "none" else torch.rand(dim, device=device).to(kind) + 0.5 for _ in range(2)]
     caches = [torch.full((2, 6, kv_heads, block_size, dim), 3.0, device=device).to(dtype) for _ in range(2)]
     rotation = Rotation(angles.cos(), angles.sin(), positions)
     want = rope_and_cache_torch(qkv.clone(), rotation, caches[0], slots, heads, *norms)
