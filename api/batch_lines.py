@@ -43,7 +43,8 @@ def job_from_line(endpoint: str, body: Any, *, job_id: str, owner: str = "") -> 
         if getattr(wanted, name):
             raise ApiError(400, f"'{name}' is not supported in a batch.", param=name, code="unsupported_parameter")
     now = time.time()
-    return job_of(wanted, new_record(wanted, PREFIX + job_id, owner, created=now, deadline=now), [])
+    record = new_record(wanted, PREFIX + job_id, owner, created=now, deadline=now, defaults={})
+    return job_of(wanted, record, [])
 
 
 def body_from_line(endpoint: str, result: Result) -> dict[str, Any]:

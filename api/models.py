@@ -25,7 +25,7 @@ MAX_NAMED = 10
 @dataclass(frozen=True, slots=True)
 class ServedModel:
     """One model over all its workers. `max_model_len` is the smallest of theirs: any of them may take a request.
-    `embedding_dimensions` is 0 for a model that makes text."""
+    `embedding_dimensions` is 0 for a model that makes text. `sampling_defaults` are those that all workers have."""
 
     id: str
     created: int
@@ -39,6 +39,7 @@ class ServedModel:
     preemptions: int
     tokens_per_second: float
     embedding_dimensions: int
+    sampling_defaults: dict[str, float]
 
 
 class ModelRegistry:
@@ -98,6 +99,10 @@ class ModelRegistry:
             if served.id == model:
                 return served
         raise model_not_found(model)
+
+    def sampling_defaults(self, model: str) -> dict[str, float]:
+        """What counts where a request for `model` does not say; nothing while no worker is there to tell."""
+        return next((served.sampling_defaults for served in self.models() if served.id == model), {})
 
     async def require(self, model: str, *, embeddings: bool | None = None) -> None:
         """Return if requests for `model` may be accepted: for `embeddings`, for text (False), or for either (None).
@@ -163,4 +168,9 @@ def _aggregate(model: str, workers: list[Status]) -> ServedModel:
         preemptions=sum(status.preemptions for status in workers),
         tokens_per_second=sum(status.tokens_per_second for status in workers),
         embedding_dimensions=min(status.embedding_dimensions for status in workers),
+        sampling_defaults=_in_common([status.sampling_defaults for status in workers]),
     )
+
+
+def _in_common(given: list[dict[str, float]]) -> dict[str, float]:
+    return {name: value for name, value in given[0].items() if all(other.get(name) == value for other in given)}

@@ -155,6 +155,7 @@ def _chat_job(request: ChatRequest, job_id: str, owner: str, deadline: float | N
         model=request.model,
         messages=[message.plain() for message in request.messages],
         template_kwargs=request.template_kwargs(),
+        chat_template=request.chat_template,
         tools=[tool.plain() for tool in request.tools or []],
         tool_choice=request.choice,
         tool_name=request.named,

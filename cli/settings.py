@@ -133,6 +133,14 @@ class WorkerSettings(Settings):
     reasoning_parser: ReasoningParserName = Field(
         "auto", description="splits off reasoning; auto: by the chat template"
     )
+    chat_template: str = Field("", description="file with a Jinja template in place of the model's own")
+    trust_request_chat_template: bool = Field(
+        False, description="let requests bring chat templates; such code can use up this process's time and memory"
+    )
+    generation_config: Literal["auto", "none"] = Field(
+        "auto",
+        description="auto: what a request leaves unset is as the model's generation_config.json says; none: OpenAI's",
+    )
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
 
     @property
@@ -208,7 +216,9 @@ class PublishSettings(BrokerSettings, cli_prog_name="headrace publish"):
     prompt: str = Field("", description="text to go on from, without a chat template")
     file: str = Field("", description="jobs, one JSON object a line (docs/queue.md); - is standard input")
     max_tokens: int | None = Field(None, ge=1, description="length of the answer at most")
-    temperature: float = Field(1.0, ge=0, le=2, description="0 always takes the likeliest token")
+    temperature: float | None = Field(
+        None, ge=0, le=2, description="0 always takes the likeliest token; unset: the model's own"
+    )
     seed: int | None = Field(None, description="makes the answer reproducible")
     concurrency: int = Field(64, ge=1, description="jobs of a file under way at once")
 

@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jinja2
 import msgspec
 import uvloop
 
@@ -22,6 +23,7 @@ from cli.lifecycle import Parts, StopSignal, freeze_heap, say, unless
 from cli.services import amqp_broker, connected
 from cli.settings import WorkerCommandSettings, WorkerSettings
 from workers.engine.config import EngineConfig
+from workers.front.defaults import SamplingDefaults
 from workers.front.engine_client import EngineClient, EngineStartError, ProcessEngine
 from workers.front.text import TextProcessor
 from workers.front.tools.model_syntax import ModelSyntax
@@ -134,7 +136,7 @@ class Text(NamedTuple):
 
     path: Path
     processor: TextProcessor
-    sampling_defaults: dict[str, float]
+    sampling_defaults: SamplingDefaults
 
 
 def load_text(settings: WorkerSettings) -> Text:
@@ -148,10 +150,28 @@ def load_text(settings: WorkerSettings) -> Text:
     try:
         path = resolve(settings.model)
         tokenizer = load_tokenizer(path, trust_remote_code=settings.trust_remote_code)
+        if settings.chat_template:
+            use_template(tokenizer, Path(settings.chat_template))
         syntax = ModelSyntax.of(tokenizer, settings.tool_parser, settings.reasoning_parser)
-        return Text(path, TextProcessor(tokenizer, syntax), read_generation_defaults(path).sampling)
+        trusted = settings.trust_request_chat_template
+        suggested = {} if settings.generation_config == "none" else read_generation_defaults(path).sampling
+        processor = TextProcessor(tokenizer, syntax, trust_request_templates=trusted)
+        return Text(path, processor, SamplingDefaults.of(suggested))
     except ModelLoadError as error:
         raise StartError(f"cannot load the model: {error}") from error
+    except msgspec.ValidationError as error:
+        raise StartError(f"generation_config.json: {error}; --generation-config none passes over it") from error
+
+
+def use_template(tokenizer: Any, file: Path) -> None:
+    """Have the tokenizer use another chat template. Raises StartError where it cannot be read, or does not work."""
+    try:
+        tokenizer.chat_template = file.expanduser().read_text()
+        tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False)
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"the chat template cannot be read: {error}") from error
+    except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+        raise StartError(f"the chat template {file} does not work: {error}") from error
 
 
 @asynccontextmanager

@@ -31,6 +31,7 @@ MAX_GRAMMAR_LENGTH = 100_000
 MAX_BAD_WORDS = 128
 MAX_PRIORITY = 2**31 - 1
 MAX_TOOLS = 128
+MAX_TEMPLATE_LENGTH = 65_536
 MAX_INPUTS = 2048
 
 Identifier = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH)]
@@ -48,25 +49,26 @@ class Grammar(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How to choose tokens and when to stop; defaults are OpenAI's, extensions are vLLM's.
+    """How to choose tokens and when to stop; defaults are OpenAI's, extensions are vLLM's. What is None of `temperature`,
+    `top_p`, `top_k`, `min_p` and `repetition_penalty` is what the model's own generation config says, or else 1, 1, 0, 0, 1.
 
     `seed` makes the draw at each position a pure function of (seed, position); the publisher sets it when the caller
     did not, so that a redelivered job continues as it began. `logprobs` counts the alternatives reported beside the
-    sampled token; None reports nothing. `max_tokens` None means up to the model's context. An output with a `grammar`
-    ends where nothing may follow, be it shorter than `min_tokens`. `prompt_logprobs` is what `logprobs` is, for the tokens
-    of the prompt; such a prompt is computed anew, whatever of it is cached. Of `best_of` outputs the `n` with the highest
-    mean log probability are kept. `bad_token_ids` are sequences that an output never completes; a worker makes them of
-    `bad_words`. With `allowed_token_ids` no other token is sampled.
+    sampled token; None reports nothing. `max_tokens` None means up to the model's context, or its own default. An
+    output with a `grammar` ends where nothing may follow, be it shorter than `min_tokens`. `prompt_logprobs` is what
+    `logprobs` is, for the tokens of the prompt; such a prompt is computed anew, whatever of it is cached. Of `best_of`
+    outputs the `n` with the highest mean log probability are kept. `bad_token_ids` are sequences that an output never
+    completes; a worker makes them of `bad_words`. With `allowed_token_ids` no other token is sampled.
     """
 
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] = 1
-    temperature: Annotated[float, Meta(ge=0.0, le=2.0)] = 1.0
-    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
-    top_k: Annotated[int, Meta(ge=-1)] = 0
-    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
+    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
+    top_k: Annotated[int, Meta(ge=-1)] | None = None
+    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
     presence_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0
     frequency_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0
-    repetition_penalty: Annotated[float, Meta(gt=0.0, le=10.0)] = 1.0
+    repetition_penalty: Annotated[float, Meta(gt=0.0, le=10.0)] | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=64)] = []
     stop_token_ids: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(max_length=1024)] = []
@@ -107,6 +109,9 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     seconds: a job past it ends as expired. `store_output` keeps the output in the results store; without it only
     outcome and usage are kept.
 
+    `messages` become a prompt by the model's chat template, or by a `chat_template` of the job's own where the worker
+    takes one; `template_kwargs` are its further variables.
+
     `tools` are function tools in OpenAI's form, for jobs with `messages`: the chat template gets them, unless
     `tool_choice` is none. `tool_name` is the one function that has to be called, where `tool_choice` is required.
 
@@ -129,6 +134,7 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     inputs: Annotated[list[EmbeddingInput], Meta(min_length=1, max_length=MAX_INPUTS)] | None = None
     embedding: EmbeddingParams | None = None
     template_kwargs: dict[str, Any] = {}
+    chat_template: Annotated[str, Meta(min_length=1, max_length=MAX_TEMPLATE_LENGTH)] | None = None
     tools: Annotated[list[dict[str, Any]], Meta(max_length=MAX_TOOLS)] = []
     tool_choice: ToolChoice = "auto"
     tool_name: str | None = None

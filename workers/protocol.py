@@ -11,7 +11,6 @@ from msgspec import Struct
 
 from schemas.messages import EmbeddingParams, FinishReason, SamplingParams
 
-
 BATCH_PRIORITY = 2**32
 """Added to a batch job's own priority, which is smaller than half of it: it never leaves its class."""
 

@@ -50,7 +50,8 @@ class Asked:
     def record(self, response_id: str) -> ResponseRecord:
         now = time.time()
         deadline = now + (BACKGROUND_SECONDS if self.wanted.background else self.timeout)
-        return new_record(self.wanted, response_id, self.owner, created=now, deadline=deadline)
+        defaults = self.shared.models.sampling_defaults(self.wanted.model)
+        return new_record(self.wanted, response_id, self.owner, created=now, deadline=deadline, defaults=defaults)
 
     def job(self, record: ResponseRecord) -> Job:
         return job_of(self.wanted, record, self.history)

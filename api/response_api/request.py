@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -45,27 +45,33 @@ def parse_response(body: Any) -> ResponseRequest:
 
 
 def new_record(
-    request: ResponseRequest, response_id: str, owner: str, *, created: float, deadline: float
+    request: ResponseRequest,
+    response_id: str,
+    owner: str,
+    *,
+    created: float,
+    deadline: float,
+    defaults: Mapping[str, float],
 ) -> ResponseRecord:
-    """What is stored of a new response."""
+    """What is stored of a new response. It shows the model's `defaults` where the request leaves them."""
     job_id = response_id.removeprefix(PREFIX)
     return ResponseRecord(
         id=response_id,
         owner=owner,
         job_id=job_id,
         previous_id=request.previous_response_id,
-        request=_shown(request),
+        request=_shown(request, defaults),
         input=[item.item(f"{OUTPUT_PREFIX}{job_id}_{index}") for index, item in enumerate(request.input)],
         created_at=created,
         deadline=deadline,
     )
 
 
-def _shown(request: ResponseRequest) -> dict[str, Any]:
+def _shown(request: ResponseRequest, defaults: Mapping[str, float]) -> dict[str, Any]:
     shown = {name: getattr(request, name) for name in _SHOWN}
     return shown | {
-        "temperature": 1.0 if request.temperature is None else request.temperature,
-        "top_p": 1.0 if request.top_p is None else request.top_p,
+        "temperature": defaults.get("temperature", 1.0) if request.temperature is None else request.temperature,
+        "top_p": defaults.get("top_p", 1.0) if request.top_p is None else request.top_p,
         "metadata": request.metadata or {},
         "text": (request.text or TextConfig()).shown(),
         "background": bool(request.background),

@@ -30,4 +30,5 @@ def _object(served: ServedModel) -> ModelObject:
         created=served.created,
         max_model_len=served.max_model_len,
         embedding_dimensions=served.embedding_dimensions or None,
+        sampling_defaults=served.sampling_defaults,
     )

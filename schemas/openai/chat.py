@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from schemas.messages import MAX_TEMPLATE_LENGTH
 from schemas.openai.common import StrictModel, TopLogprobs, invalid_type
 from schemas.openai.prompt_logprobs import PromptLogprob
 from schemas.openai.tools import MessageToolCall, ToolCallBody, ToolCallDelta, ToolRequest
@@ -78,6 +79,7 @@ class ChatRequest(ToolRequest):
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
+    chat_template: Annotated[str, Field(min_length=1, max_length=MAX_TEMPLATE_LENGTH)] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     documents: list[dict[str, Any]] | None = None

@@ -8,8 +8,8 @@ from pydantic import BaseModel
 
 
 class ModelObject(BaseModel):
-    """`max_model_len` (tokens, prompt and output together) is an extension, and so is `embedding_dimensions`, of a model
-    that makes embeddings."""
+    """`max_model_len` (tokens, prompt and output together) is an extension, and so are `embedding_dimensions`, of a model
+    that makes embeddings, and `sampling_defaults`, which count where a request does not say."""
 
     id: str
     object: Literal["model"] = "model"
@@ -17,6 +17,7 @@ class ModelObject(BaseModel):
     owned_by: str = "headrace"
     max_model_len: int
     embedding_dimensions: int | None
+    sampling_defaults: dict[str, float]
 
 
 class ModelList(BaseModel):

@@ -22,7 +22,6 @@ CHAT: dict[str, tuple[Any, ...]] = SHARED | {
     "modalities": (["text"],),
     "web_search_options": _NOTHING,
     "verbosity": _NOTHING,
-    "chat_template": _NOTHING,
 }
 
 COMPLETIONS: dict[str, tuple[Any, ...]] = SHARED | {

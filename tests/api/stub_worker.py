@@ -60,6 +60,7 @@ class StubWorker:
         self.questions: list[Control] = []
         self.asked: list[Job] = []
         self.seen = asyncio.Condition()
+        self.sampling_defaults: dict[str, float] = {}
         self._broker = broker
         self._model = model
         self._name = name
@@ -88,6 +89,7 @@ class StubWorker:
             vocab_size=1000,
             created=1,
             embedding_dimensions=self._dimensions,
+            sampling_defaults=self.sampling_defaults,
             leaving=leaving,
         )
         await self._broker.publish(STATUS, "", Message(encode(status)), confirm=False)

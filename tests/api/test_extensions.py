@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
@@ -75,11 +76,22 @@ def test_chat_templates_get_their_arguments(fields: dict[str, Any], arguments: d
     assert job_of(CHAT_COMPLETIONS, chat("a", **fields)).template_kwargs == arguments
 
 
+def test_a_template_goes_with_its_job_as_it_is() -> None:
+    assert job_of(CHAT_COMPLETIONS, chat("a", chat_template="{{ x }}")).chat_template == "{{ x }}"
+
+
+def test_what_is_unset_stays_unset_on_the_wire() -> None:
+    wire = encode(job_of(CHAT_COMPLETIONS, chat("a", temperature=1.0, top_k=0)))
+    sampling = json.loads(wire)["sampling"]
+    assert (sampling["temperature"], sampling["top_k"]) == (1.0, 0)
+    assert not {"top_p", "min_p", "repetition_penalty", "max_tokens"} & sampling.keys()
+
+
 @pytest.mark.parametrize(
     ("endpoint", "body", "param"),
     [
         (CHAT_COMPLETIONS, chat("a", prompt_logprobs=21), "prompt_logprobs"),
-        (CHAT_COMPLETIONS, chat("a", chat_template="{{ x }}"), "chat_template"),
+        (CHAT_COMPLETIONS, chat("a", chat_template="x" * 65_537), "chat_template"),
         (
             CHAT_COMPLETIONS,
             chat("a", continue_final_message=True, add_generation_prompt=True),

@@ -13,6 +13,7 @@ from schemas.messages import MAX_PRIORITY, Usage
 from schemas.topology import MAX_ATTEMPTS, RESULTS
 from tests.front.harness import EOS, REPLY, TOKENIZER, Bench, WorkerBroker, ids
 from workers.front import suspects
+from workers.front.defaults import SamplingDefaults
 from workers.front.job_run import stable_seed
 from workers.front.running import PRIORITY
 from workers.front.worker import EngineDiedError, prefetch
@@ -346,7 +347,7 @@ async def test_a_dead_engine_ends_the_worker_and_gives_its_jobs_back(bench: Benc
 
 
 async def test_status_is_announced_at_the_start_and_on_request(bench: Bench) -> None:
-    engine, _ = await bench.worker(sampling_defaults={"temperature": 0.6})
+    engine, _ = await bench.worker(sampling_defaults=SamplingDefaults({"temperature": 0.6}))
     await bench.settle()
     (status,) = bench.statuses
     assert (status.worker, status.model, status.max_model_len, status.max_running) == ("w1", "m", 200, 4)

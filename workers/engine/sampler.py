@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from workers.engine.plan import Admission
 from workers.engine.upload import upload
 
 RANDOM, TRUNCATES_K, TRUNCATES_P, PENALISED, EDITED, LOGPROBS, GRAMMAR = 1, 2, 4, 8, 16, 32, 64
-_FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
+FLOATS = 6  # as in Shape behind top_k, then frequency and presence penalty
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +44,28 @@ class _Edits:
     bad: BadSequences | None
 
 
+class Shape(NamedTuple):
+    """What shapes the distribution, with what does nothing where a request leaves it unset."""
+
+    top_k: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    @classmethod
+    def of(cls, params: SamplingParams) -> Shape:
+        return cls(**{name: value for name in cls._fields if (value := getattr(params, name)) is not None})
+
+
 def flags_of(params: SamplingParams) -> int:
     """Which parts of the sampler a request needs."""
-    flags = 0
-    if params.temperature > 0:
+    flags, shape = 0, Shape.of(params)
+    if shape.temperature > 0:
         flags |= RANDOM
-        flags |= TRUNCATES_K if params.top_k > 0 else 0
-        flags |= TRUNCATES_P if params.top_p < 1 else 0
-    if params.repetition_penalty != 1 or params.frequency_penalty or params.presence_penalty:
+        flags |= TRUNCATES_K if shape.top_k > 0 else 0
+        flags |= TRUNCATES_P if shape.top_p < 1 else 0
+    if shape.repetition_penalty != 1 or params.frequency_penalty or params.presence_penalty:
         flags |= PENALISED
     if params.logit_bias or params.min_tokens or params.bad_token_ids or params.allowed_token_ids is not None:
         flags |= EDITED
@@ -68,7 +83,7 @@ class Sampler:
         self.vocab, self.device, self.slots = vocab, device, slots
         self.eos_token_ids = eos_token_ids
         self.flags = np.zeros(slots, dtype=np.uint8)
-        self.floats = torch.zeros(slots, len(_FLOATS), device=device)
+        self.floats = torch.zeros(slots, FLOATS, device=device)
         self.integers = torch.zeros(slots, 3, dtype=torch.int64, device=device)  # top_k, seed, prompt length
         self.edits: dict[int, _Edits] = {}
         self._counts: Tensor | None = None
@@ -77,9 +92,15 @@ class Sampler:
     def admit(self, admissions: list[Admission]) -> None:
         """Set up the slots of requests that start in this step."""
         slots = upload(np.asarray([a.slot for a in admissions]), self.device)
-        floats = [[getattr(a.sampling, name) for name in _FLOATS] for a in admissions]
+        shapes = [Shape.of(a.sampling) for a in admissions]
+        floats = [
+            (*shape[1:], a.sampling.frequency_penalty, a.sampling.presence_penalty)
+            for shape, a in zip(shapes, admissions, strict=True)
+        ]
         self.floats[slots] = upload(np.asarray(floats, dtype=np.float32), self.device)
-        integers = [[a.sampling.top_k, a.sampling.seed or 0, len(a.prompt)] for a in admissions]
+        integers = [
+            (shape.top_k, a.sampling.seed or 0, len(a.prompt)) for shape, a in zip(shapes, admissions, strict=True)
+        ]
         self.integers[slots] = upload(np.asarray(integers, dtype=np.int64), self.device)
         for admission in admissions:
             self.flags[admission.slot] = flags = flags_of(admission.sampling)

@@ -18,6 +18,7 @@ import msgspec
 from broker.base import BrokerError, Delivery
 from schemas.messages import Control, Job, JobClass, Result
 from schemas.topology import MAX_ATTEMPTS, request_queue
+from workers.front.defaults import SamplingDefaults
 from workers.front.duplicates import id_taken, is_same
 from workers.front.ended import EndedJobs
 from workers.front.frames import FrameSender
@@ -47,6 +48,7 @@ class Served:
     model: str
     worker: str
     limits: Limits
+    defaults: SamplingDefaults
 
 
 class JobLifecycle:
@@ -100,7 +102,9 @@ class JobLifecycle:
         job = read_job(delivery.message)
         if isinstance(job, Refusal):
             await self._refuse(job, delivery)
-        elif (run := self._known(job.id)) is None:
+            return
+        job = self._served.defaults.applied(job)
+        if (run := self._known(job.id)) is None:
             await self._run(job, delivery)
         elif not is_same(run.job, job):
             await self._refuse_id(run, job, delivery)
@@ -257,6 +261,7 @@ class JobLifecycle:
         if run.job.inputs is not None:
             return await self._embed(run)
         prompt = await self._text.prepare(run.job, self._served.limits)
+        prompt = self._served.defaults.limited(run.job, prompt)
         if run.epoch > 0 and run.streaming:
             await self._ask_shown(run)
         if not run.ended.done():

@@ -6,15 +6,13 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import jinja2
-
 from schemas.messages import Grammar, Job, SamplingParams
 from workers.front.detokenize import Vocabulary
 from workers.front.grammar_check import GrammarCheck
 from workers.front.inputs import InputTokenizer
 from workers.front.limits import Limits, check_ids, invalid
-from workers.front.tools.messages import decoded_calls
-from workers.front.tools.model_syntax import ModelSyntax, wants_tools
+from workers.front.template import ChatTemplate, flatten, own_fault
+from workers.front.tools.model_syntax import ModelSyntax
 from workers.front.tools.output import OutputSyntax
 from workers.grammar import GrammarError, tokenizer_json
 
@@ -22,22 +20,8 @@ LONG_PROMPT = 4_000
 """Characters from which a prompt is tokenized in a thread: about a millisecond, a tenth of an engine step."""
 TAIL_TOKENS = 16
 """Of a prompt, decoded to see whether the template has begun the reasoning."""
-TEMPLATE_KWARGS_TAKEN = frozenset(
-    {
-        "conversation",
-        "chat_template",
-        "tokenize",
-        "sanitize_control_tokens",
-        "padding",
-        "truncation",
-        "max_length",
-        "return_tensors",
-        "return_dict",
-        "return_assistant_tokens_mask",
-        "tokenizer_kwargs",
-    }
-)
-"""Arguments of `apply_chat_template` that are not the caller's: they change what comes back, or the template itself."""
+OWN_TEMPLATE_SECONDS = 5.0
+"""For a template that came with its job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +41,15 @@ class Prompt:
 
 
 class TextProcessor:
-    """Chat template and tokenizer of one model. `tokenizer` is a transformers `PreTrainedTokenizerBase`."""
+    """Chat template and tokenizer of one model. `tokenizer` is a transformers `PreTrainedTokenizerBase`. With
+    `trust_request_templates` a job may bring a template of its own."""
 
-    def __init__(self, tokenizer: Any, syntax: ModelSyntax | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, syntax: ModelSyntax | None = None, *, trust_request_templates: bool = False
+    ) -> None:
         self._tokenizer = tokenizer
         self._syntax = syntax or ModelSyntax.of(tokenizer)
+        self._template = ChatTemplate(tokenizer, self._syntax, trust_requests=trust_request_templates)
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
         if self._backend is not None:
             # tokenizer.json may ask for truncation, which would shorten prompts silently.
@@ -78,7 +66,7 @@ class TextProcessor:
 
     @property
     def has_chat_template(self) -> bool:
-        return bool(self._tokenizer.chat_template)
+        return self._template.is_there
 
     async def prepare(self, job: Job, limits: Limits) -> Prompt:
         """Tokenize and check. Raises InvalidJobError with the error that the job's publisher is told."""
@@ -107,15 +95,25 @@ class TextProcessor:
         if job.prompt_token_ids is not None:
             check_ids(job.prompt_token_ids, limits.vocab_size, "prompt")
             return _truncated(job, list(job.prompt_token_ids), limits)
+        if job.chat_template is not None:
+            return _truncated(job, await self._tokenize_by_own_template(job), limits)
         if _size(job) < LONG_PROMPT:
             return _truncated(job, self._tokenize(job), limits)
         return _truncated(job, await asyncio.to_thread(self._tokenize, job), limits)
+
+    async def _tokenize_by_own_template(self, job: Job) -> list[int]:
+        """Who waits is answered in time; a thread that loops cannot be stopped."""
+        try:
+            async with asyncio.timeout(OWN_TEMPLATE_SECONDS):
+                return await asyncio.to_thread(self._tokenize, job)
+        except TimeoutError:
+            raise own_fault(f"it ran for more than {OWN_TEMPLATE_SECONDS:g} s") from None
 
     def _echo(self, job: Job, token_ids: list[int]) -> str:
         if not job.echo:
             return ""
         if job.messages is not None:
-            last = _flatten(job.messages[-1], len(job.messages) - 1)
+            last = flatten(job.messages[-1], len(job.messages) - 1)
             return str(last.get("content") or "") if last.get("role") == "assistant" else ""
         if job.prompt is not None and job.truncate_prompt_tokens is None:
             return job.prompt
@@ -141,28 +139,12 @@ class TextProcessor:
         if job.messages is None:
             return self._encode(job.prompt or "", special=job.add_special_tokens is not False)
         # A template writes its own special tokens.
-        return self._encode(self._render(job.messages, job), special=bool(job.add_special_tokens))
+        return self._encode(self._template.render(job), special=bool(job.add_special_tokens))
 
     def _encode(self, text: str, *, special: bool) -> list[int]:
         if self._backend is not None:
             return list(self._backend.encode(text, add_special_tokens=special).ids)
         return list(self._tokenizer.encode(text, add_special_tokens=special))
-
-    def _render(self, messages: list[dict[str, Any]], job: Job) -> str:
-        kwargs = job.template_kwargs
-        if not self.has_chat_template:
-            message = "This model has no chat template; use /v1/completions, or give the prompt as text or token ids."
-            raise invalid(message, param="messages", code="no_chat_template")
-        if taken := sorted(TEMPLATE_KWARGS_TAKEN.intersection(kwargs)):
-            raise invalid(f"chat template argument {taken[0]!r} cannot be set by a request", param="template_kwargs")
-        arguments = {"add_generation_prompt": True, **kwargs, "tokenize": False}
-        flat = [_flatten(message, index) for index, message in enumerate(messages)]
-        if wants_tools(job):
-            flat, arguments["tools"] = self._syntax.conversation(flat, job.tools)
-        try:
-            return str(self._tokenizer.apply_chat_template(flat, **arguments))
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
-            raise invalid(f"The messages do not fit the chat template: {error}", param="messages") from error
 
 
 def _size(job: Job) -> int:
@@ -170,24 +152,6 @@ def _size(job: Job) -> int:
     if job.messages is None:
         return len(job.prompt or "")
     return sum(len(str(message.get("content") or "")) for message in job.messages) + 200 * len(job.tools)
-
-
-def _flatten(message: dict[str, Any], index: int) -> dict[str, Any]:
-    """A message whose content parts are one text, and whose calls' arguments are objects: so templates take them."""
-    try:
-        message = decoded_calls(message)
-    except ValueError as error:
-        raise invalid(f"messages[{index}].{error}", param=f"messages[{index}].tool_calls") from error
-    content = message.get("content")
-    if not isinstance(content, list):
-        return message
-    texts = []
-    for part in content:
-        text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part
-        if not isinstance(text, str):
-            raise invalid("this model takes text content only", param=f"messages[{index}].content")
-        texts.append(text)
-    return {**message, "content": "\n".join(texts)}
 
 
 def _check_tools(job: Job, syntax: ModelSyntax) -> None:

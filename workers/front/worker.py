@@ -13,6 +13,7 @@ from broker.base import Broker, BrokerError, Subscription
 from schemas.messages import Control, Status, decode
 from schemas.topology import CONTROL, request_queue, topology
 from workers.front.announce import INTERVAL, Announcer, RateMeter
+from workers.front.defaults import NO_DEFAULTS, SamplingDefaults
 from workers.front.engine_client import EngineClient
 from workers.front.frames import FrameSender
 from workers.front.lifecycle import JobLifecycle, Served
@@ -54,7 +55,7 @@ class Worker:
         *,
         model: str,
         worker_id: str,
-        sampling_defaults: dict[str, Any] | None = None,
+        sampling_defaults: SamplingDefaults = NO_DEFAULTS,
         resume_timeout: float = RESUME_TIMEOUT,
         status_interval: float = INTERVAL,
     ) -> None:
@@ -63,7 +64,7 @@ class Worker:
         self._text = text
         self._model = model
         self._worker_id = worker_id
-        self._sampling_defaults = sampling_defaults or {}
+        self._defaults = sampling_defaults
         self._created = int(time.time())
         self._frames = FrameSender(broker, worker_id)
         self._results = ResultPublisher(broker)
@@ -84,7 +85,7 @@ class Worker:
             room = min(room, ready.kv_blocks * ready.block_size)
         self._limits = Limits(room, ready.vocab_size, ready.embedding_dimensions)
         self._running = RunningJobs(self._engine, self._frames, self._text.vocabulary, self._ready.eos_token_ids)
-        served = Served(self._model, self._worker_id, self._limits)
+        served = Served(self._model, self._worker_id, self._limits, self._defaults)
         self._lifecycle = JobLifecycle(served, self._text, self._running, self._frames, self._results, self._resume)
         self._engine.set_handler(self._running.on_step)
         return self._ready
@@ -184,7 +185,7 @@ class Worker:
             preemptions=stats.preemptions,
             tokens_per_second=self._rate.observe(running.busy_seconds, running.tokens_made),
             has_chat_template=self._text.has_chat_template,
-            sampling_defaults=self._sampling_defaults,
+            sampling_defaults=self._defaults.values,
             embedding_dimensions=self._limits.embedding_dimensions,
             leaving=leaving,
         )

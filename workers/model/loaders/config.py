@@ -15,7 +15,10 @@ from workers.model.loaders.gguf_file import ARCHITECTURES, GGUFFile, open_gguf
 
 _LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """What Llama 3.1, 3.2 and 3.3 share; their `factor` differs."""
-_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_SAMPLING = {name: name for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")} | {
+    "max_new_tokens": "max_tokens"
+}
+"""Names in generation_config.json, and in a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ def read_generation_defaults(path: Path) -> GenerationDefaults:
     if eos is None:
         eos = read_config(path).get("eos_token_id")
     eos = [] if eos is None else eos if isinstance(eos, list) else [eos]
-    return GenerationDefaults(eos, {name: raw[name] for name in _SAMPLING if raw.get(name) is not None})
+    return GenerationDefaults(eos, {ours: raw[name] for name, ours in _SAMPLING.items() if raw.get(name) is not None})
 
 
 def _gguf_config(file: GGUFFile) -> dict[str, Any]:
