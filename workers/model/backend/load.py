@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.logging import disable_progress_bar
@@ -14,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 from workers.model.backend.attention import NAME, attend
 from workers.model.backend.check import check
 from workers.model.backend.model import TransformersModel, longest_context
-from workers.model.backend.probe import PROBE, CannotServe, probe_mask
+from workers.model.backend.probe import NO_INTERFACE, PROBE, CannotServe, probe_mask
 from workers.model.backend.tune import settle_rope, tune
 from workers.model.loaders.errors import ModelLoadError
 
@@ -66,9 +67,15 @@ def read_hf_config(path: Path, trust_remote_code: bool) -> Any:
     return config
 
 
+def _class(config: Any) -> Any:
+    """The one that the checkpoint names, where it is transformers'."""
+    named = [name for name in config.architectures or [] if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()]
+    return getattr(transformers, named[0]) if named and not hasattr(config, "auto_map") else AutoModelForCausalLM
+
+
 def _load(path: Path, config: Any, dtype: torch.dtype, trust_remote_code: bool) -> Any:
     try:
-        model, loaded = AutoModelForCausalLM.from_pretrained(
+        model, loaded = _class(config).from_pretrained(
             path, config=config, dtype=dtype, attn_implementation=NAME, use_safetensors=True, local_files_only=True,
             trust_remote_code=trust_remote_code, output_loading_info=True,
         )  # fmt: skip
@@ -97,6 +104,8 @@ def _name(config: Any) -> str:
 
 
 def _reason(error: Exception, trust_remote_code: bool) -> str:
+    if isinstance(error, KeyError) and error.args == (NAME,):
+        return NO_INTERFACE
     text = " ".join(str(error).split()) or type(error).__name__
     if "trust_remote_code" in text and not trust_remote_code:
         return "it comes with model code of its own; --trust-remote-code runs it, if you trust who wrote it"

@@ -17,6 +17,7 @@ from workers.model.backend.attention import AttentionCall, set_handler
 
 PROBE = "headrace_probe"
 """Of our attention with masks, which the probe looks at."""
+NO_INTERFACE = "its attention does not go through transformers' attention interface"
 TOKENS = 4
 _REACH = 1 << 17
 """Positions at which masks are looked at: beyond the windows and chunks of all models."""
@@ -83,10 +84,15 @@ def _call(
         raise CannotServe(f"{q.shape[1]} query heads share {k.shape[1]} key heads and {v.shape[1]} value heads")
     if given.get("position_bias") is not None:
         raise CannotServe("its attention takes a bias by position, which the kernels do not have")
+    window = given.get("sliding_window") or 0
+    if mask is not None and not mask.is_meta:
+        window = float(mask.flatten()[0])
+        if not 0 <= window <= _REACH or bool((mask != window).any()):
+            raise CannotServe("it changes its attention mask by what the tokens are")
     scale, sinks = given.get("scaling"), given.get("s_aux")
     options = AttentionOptions(
         scale=q.shape[-1] ** -0.5 if scale is None else float(scale),
-        window=int(given.get("sliding_window") or 0) if mask is None or mask.is_meta else int(mask.flatten()[0]),
+        window=int(window),
         soft_cap=float(given.get("softcap") or 0.0),
         sinks=None if sinks is None else sinks.detach().flatten().float(),
     )
@@ -108,5 +114,5 @@ def probe(model: Any, forward: Callable[[Tensor, Tensor], Any]) -> list[Attentio
     except Exception as error:  # the model's own code, of which nothing is known yet
         raise CannotServe(f"its code fails: {type(error).__name__}: {error}") from error
     if not noted.calls:
-        raise CannotServe("its attention does not go through transformers' attention interface")
+        raise CannotServe(NO_INTERFACE)
     return noted.calls
