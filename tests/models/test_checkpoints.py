@@ -75,11 +75,24 @@ def test_the_text_part_of_mistral_small_3(tmp_path: Path) -> None:
         decoder_config({**outer, "text_config": {**raw, "model_type": "ministral3"}})
 
 
+def test_experts_of_one_tensor(tmp_path: Path) -> None:
+    """As models are in memory, and as random weights are made."""
+    row, model = saved("qwen3-moe", tmp_path)
+
+    def stack(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        experts = {key: value for key, value in model.state_dict().items() if ".experts." in key}
+        return experts | {key: value for key, value in tensors.items() if ".experts." not in key}
+
+    edit(tmp_path, stack)
+    check_logits(tmp_path, row, model)
+
+
 @pytest.mark.parametrize(("name", "tensor"), [
     ("falcon-40b", "transformer.h.1.self_attention.query_key_value.weight"),
     ("gpt2", "transformer.h.0.attn.c_attn.bias"),
     ("gemma2", "model.layers.2.post_feedforward_layernorm.weight"),
     ("opt-350m", "model.decoder.project_out.weight"),
+    ("mixtral", "model.layers.1.block_sparse_moe.experts.4.w3.weight"),
 ])  # fmt: skip
 def test_missing_and_misshapen_tensors_are_named(name: str, tensor: str, tmp_path: Path) -> None:
     row, _ = saved(name, tmp_path)
@@ -106,6 +119,10 @@ def test_missing_and_misshapen_tensors_are_named(name: str, tensor: str, tmp_pat
     ("GPTJForCausalLM", dict(rotary_dim=32), "rotates 32 of 16 values of a head"),
     ("Phi3ForCausalLM", dict(rope_scaling=dict(type="longrope", short_factor=[1.0], long_factor=[1.0] * 8)),
      "longrope needs short_factor and long_factor of 8 numbers; the config has 1 and 8"),
+    ("MixtralForCausalLM", dict(hidden_act="gelu", num_local_experts=4), "experts with activation 'gelu'"),
+    ("OlmoeForCausalLM", dict(num_experts=4, clip_qkv=8.0), "clip_qkv"),
+    ("MixtralForCausalLM", {}, "the model's config lacks 'num_experts'"),
+    ("GptOssForCausalLM", dict(quantization_config=dict(quant_method="mxfp4")), "quantized by mxfp4"),
     ("NobodysForCausalLM", {}, "architecture NobodysForCausalLM is not supported; supported: LlamaForCausalLM"),
 ])  # fmt: skip
 def test_what_a_family_cannot_do_is_refused(architecture: str, changes: dict[str, Any], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,9 @@ from workers.model.norms import LayerNorm, NoNorm, Norm, RMSNorm
 GetWeight = Callable[..., Tensor]
 """get(name, shape): the tensor of that checkpoint name, on the model's device and in its dtype, or in that of a third
 argument."""
+
+_AT_ONCE = 8
+"""Tensors of experts: each is too small to be read by several threads itself."""
 
 
 class Dense(NamedTuple):
@@ -65,17 +69,19 @@ class Weights:
         return Dense(weight, torch.cat([part.bias for part in parts if part.bias is not None]) if bias else None)
 
     def each(self, names: tuple[str, ...], count: int, sizes: list[int], inputs: int) -> Tensor:
-        """[count, sum of sizes, inputs] of tensors whose names take an index, put in their places one after the other."""
-        out: Tensor | None = None
-        for index in range(count):
+        """[count, sum of sizes, inputs] of tensors whose names take an index, several of which are read at once and put in
+        their places: there is no second copy of the whole."""
+        sample = self.linear(names[0].format(0), sizes[0], inputs, False).weight
+        out = sample.new_empty(count, sum(sizes), inputs)
+
+        def read(index: int) -> None:
             row = 0
             for name, size in zip(names, sizes, strict=True):
-                part = self.linear(name.format(index), size, inputs, False).weight
-                if out is None:
-                    out = part.new_empty(count, sum(sizes), inputs)
-                out[index, row : row + size] = part
+                out[index, row : row + size] = self.linear(name.format(index), size, inputs, False).weight
                 row += size
-        assert out is not None
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(read, range(count)))
         return out
 
     def norm(self, name: str, config: NormConfig | None, size: int) -> Norm:
