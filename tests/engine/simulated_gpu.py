@@ -79,7 +79,9 @@ class SimulatedGpu:
     def _seconds(self, plan: StepPlan) -> float:
         decoding = set(plan.decode_slots)
         context = sum(r.num_computed for r in self.scheduler.running if r.slot in decoding)
-        return max(WEIGHTS, TOKEN * plan.num_tokens) + CACHED_TOKEN * context + (MIXED_LAUNCH if plan.prefill else LAUNCH)
+        return (
+            max(WEIGHTS, TOKEN * plan.num_tokens) + CACHED_TOKEN * context + (MIXED_LAUNCH if plan.prefill else LAUNCH)
+        )
 
     def _arrive(self) -> None:
         while self._next <= self.now:
