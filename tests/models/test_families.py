@@ -80,13 +80,13 @@ def test_family(row: Row, tmp_path: Path) -> None:
         check_greedy(model, prompt, output.token_ids)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_family_in_bf16(row: Row, tmp_path: Path) -> None:
-    """Against transformers in float32 on the same, rounded weights."""
+    """As far from float32 as transformers is in bf16, on the same rounded weights. These are wide, so that a rounding shows
+    more than in a trained model, and where experts are chosen it may choose others."""
     model = reference(row).to(torch.bfloat16).float()
     model.save_pretrained(tmp_path)
     ids = PROMPTS[-1] * 2
-    got, want = logits(served(tmp_path, row, "bfloat16"), ids), theirs(model, ids)
-    assert (got - want).norm() / want.norm() < 1e-2
+    want = theirs(model, ids)
+    got, usual = logits(served(tmp_path, row, "bfloat16"), ids), theirs(model.to(torch.bfloat16), ids)
+    assert (got - want).norm() < max(1e-2 * want.norm(), 3 * (usual - want).norm())
