@@ -25,7 +25,7 @@ def warm_up(runner: ModelRunner, max_batched_tokens: int, max_model_len: int) ->
     slots = runner.slots
     for plan in _plans(slots.dummy, slots.block_size, max_batched_tokens, max_model_len, runner.pooler is None):
         runner.launch(plan)
-    slots.lengths[slots.dummy :].zero_()
+        slots.lengths[slots.dummy :].zero_()  # a full one has no place for one token more
     slots.last_tokens[slots.dummy :].zero_()
 
 
