@@ -90,8 +90,9 @@ class StepOutput(Struct, frozen=True, tag="step", array_like=True):
 
 
 class Ready(Struct, frozen=True, tag="ready", array_like=True):
-    """The engine has loaded its model and takes requests: for embeddings of `embedding_dimensions` values, or where those
-    are 0 for text. `kv_blocks` is 0 where nothing is cached."""
+    """The engine has loaded its model and takes requests of up to `max_model_len` tokens, what the model and the cache allow:
+    for embeddings of `embedding_dimensions` values, or where those are 0 for text. `kv_blocks` is 0 where nothing is
+    cached."""
 
     max_model_len: int
     vocab_size: int

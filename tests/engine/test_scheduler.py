@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.messages import SamplingParams
+from tests.engine.cache_oracle import CacheOracle
 from workers.engine.block_pool import ROOT_HASH, BlockPool, block_hash
 from workers.engine.request import Request, RequestState
 from workers.engine.scheduler import QUIET_STEPS, Scheduler, SchedulerConfig
 from workers.protocol import BATCH_PRIORITY
 
 
-def make(blocks: int = 16, **changes: int) -> Scheduler:
+def make(blocks: int = 16, **changes: object) -> Scheduler:
     base = dict(max_running=4, max_batched_tokens=16, block_size=4, max_model_len=48)
     return Scheduler(SchedulerConfig(**{**base, **changes}), BlockPool(blocks))  # type: ignore[arg-type]
 
@@ -29,10 +31,20 @@ operation = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.lists(operation, max_size=60), st.integers(12, 40), st.booleans())
-def test_blocks_are_conserved_and_everyone_finishes(operations: list[tuple], blocks: int, late: bool) -> None:  # type: ignore[type-arg]
-    scheduler = make(blocks)
+layouts = st.sampled_from([(0,), (0,), (6,), (1,), (0, 6), (0, 0, 9), (0, 4, 4), (3, 11)])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(operation, max_size=60), st.integers(12, 40), st.booleans(), layouts)
+def test_blocks_are_conserved_and_everyone_finishes(
+    operations: list[tuple],  # type: ignore[type-arg]
+    blocks: int,
+    late: bool,
+    windows: tuple[int, ...],
+) -> None:
+    """And whatever a token sees is there, before and after preemption, with prefixes that others computed."""
+    scheduler = make(blocks * len(windows), windows=windows)
+    oracle = CacheOracle(scheduler)
     added: list[Request] = []
     under_way: list[Request] = []
 
@@ -51,6 +63,10 @@ def test_blocks_are_conserved_and_everyone_finishes(operations: list[tuple], blo
             plan, now = scheduled
             assert len(plan.decode_slots) + sum(len(row.tokens) for row in plan.prefill) <= 16
             assert plan.num_sampled == len(now)
+            oracle.run(plan)
+            for r in scheduler.running:
+                held = sum(block > 0 for table in r.tables for block in table)
+                assert held <= scheduler.tables.most_held(r.num_computed, 16)
         if late:
             now, under_way = under_way, now
         read(now)
@@ -59,6 +75,7 @@ def test_blocks_are_conserved_and_everyone_finishes(operations: list[tuple], blo
     for op, *arguments in operations:
         if op == "add":
             added.append(request(len(added), *arguments))
+            oracle.sequences[added[-1].id] = added[-1].prompt + [index % 5 for index in range(arguments[1])]
             scheduler.add(added[-1])
         elif op == "abort" and arguments[0] < len(added) and added[arguments[0]].state is not RequestState.FINISHED:
             scheduler.finish(added[arguments[0]])
@@ -174,6 +191,56 @@ def test_batch_work_has_the_engine_to_itself_where_nobody_else_comes() -> None:
         run(scheduler, quiet)
         scheduler.add(request(2 + number, 32, 1, priority=BATCH_PRIORITY))
         assert prefill_tokens(scheduler) == tokens
+
+
+def run_alone(scheduler: Scheduler, added: Request) -> int:
+    """To its end; the most blocks it held."""
+    scheduler.add(added)
+    most = 0
+    while scheduler.requests:
+        scheduled = scheduler.schedule()
+        assert scheduled is not None
+        most = max(most, scheduler.pool.num_used)
+        for r in scheduled[1]:
+            scheduler.update(r, len(r.output) % 5)
+            if len(r.output) == r.max_tokens:
+                scheduler.finish(r)
+    return most
+
+
+@pytest.mark.parametrize(("windows", "held"), [((0,), 11), ((6,), 6), ((0, 6), 17), ((6, 6), 12)])
+def test_a_group_holds_what_its_window_and_a_step_need(windows: tuple[int, ...], held: int) -> None:
+    """44 tokens in blocks of 4; the first step computes 16, and of the second the first token sees 5 before it."""
+    scheduler = make(blocks=held + 1, windows=windows)
+    assert scheduler.longest == (44 if 0 in windows else 48)
+    assert run_alone(scheduler, request(0, 24, 20)) <= held == scheduler.tables.most_held(44, 16)
+    assert scheduler.preemptions == 0
+    assert make(blocks=held, windows=windows).longest < 44
+
+
+def test_a_prefix_is_found_where_its_end_is_left() -> None:
+    """Of a windowed group the last blocks suffice; the others are taken by somebody else in the meantime."""
+    scheduler = make(blocks=10, windows=(6,))
+    run_alone(scheduler, request(0, 25, 1))
+    names = list(scheduler.pool._block_of)
+    scheduler.pool.release(scheduler.pool.allocate(5))
+    assert len(scheduler.pool.lookup(names)) == 0
+    again = request(1, 25, 1)
+    run_alone(scheduler, again)
+    assert again.num_cached == 24
+    scheduler.pool.release(scheduler.pool.allocate(9))
+    run_alone(scheduler, other := request(2, 25, 1))
+    assert other.num_cached == 0
+
+
+def test_a_prefix_is_as_long_as_every_group_has_it() -> None:
+    scheduler = make(blocks=40, windows=(0, 6))
+    run_alone(scheduler, request(0, 25, 1))
+    windowed = [name for name in scheduler.pool._block_of if len(name) == 17]
+    scheduler.pool._forget(scheduler.pool.find(windowed[5]))
+    again = request(1, 25, 1)
+    run_alone(scheduler, again)
+    assert again.num_cached == 20
 
 
 def test_freed_blocks_are_found_again_until_taken() -> None:

@@ -8,13 +8,13 @@ from workers.engine.sharing import order_by_prefix
 
 
 def request(name: str, blocks: list[int]) -> Request:
-    return Request(name, [1], SamplingParams(), 1, 0, block_ids=blocks)
+    return Request(name, [1], SamplingParams(), 1, 0, tables=[blocks])
 
 
 def test_sharers_come_together_and_tiles_know_what_they_share() -> None:
     tables = [[9, 8, 7, 1], [5, 4, 2], [9, 8, 7, 3], [5, 4, 6], [9, 8, 7], [5, 4, 11]]
     ordered, shared = order_by_prefix([request(str(i), blocks) for i, blocks in enumerate(tables)], 3)
-    assert [r.block_ids[0] for r in ordered] == [5, 5, 5, 9, 9, 9]
+    assert [r.tables[0][0] for r in ordered] == [5, 5, 5, 9, 9, 9]
     assert shared == (2, 3)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.prefill_attention import PrefillContext, Span, plan_tiles
-from kernels.rope import CacheSlots
 from schemas.messages import SamplingParams
 from tests.models.families import ROWS, SIZES, Row, reference
+from workers.engine.plan import BlockUpdate, PrefillRow, StepPlan
 from workers.llm import LLM
-from workers.model.batch import Batch
 
 CUDA = torch.cuda.is_available()
 pytestmark = pytest.mark.gpu if CUDA else []
@@ -26,20 +25,23 @@ PROMPTS = [random.Random(i).choices(range(3, SIZES["vocab_size"]), k=1 + 13 * i)
 
 
 def served(folder: Path, row: Row, dtype: str = "float32", **settings: Any) -> LLM:
-    given: dict[str, Any] = dict(kv_blocks=800 // BLOCK_SIZE, max_running=8, block_size=BLOCK_SIZE)
+    given: dict[str, Any] = dict(kv_blocks=2400 // BLOCK_SIZE, max_running=8, block_size=BLOCK_SIZE)
     return LLM(str(folder), dtype=dtype, max_model_len=row.positions, **{**given, **settings})
 
 
 @torch.inference_mode()
 def logits(llm: LLM, ids: list[int]) -> Tensor:
     """Of all positions, [tokens, vocab], in one prefill."""
-    cache, device = llm.engine.runner.kv_cache, llm.engine.runner.device
-    positions, spans = torch.arange(len(ids), device=device), [Span(0, 0, len(ids), len(ids))]
-    slots = CacheSlots(positions + BLOCK_SIZE, *cache.shape[2:5])
-    tables = torch.arange(1, 2 + len(ids) // BLOCK_SIZE, dtype=torch.int32, device=device)[None]
-    prefill = PrefillContext(spans, tables, torch.from_numpy(plan_tiles(spans)).to(device))
-    batch = Batch(torch.tensor(ids, device=device), positions, slots, 0, None, prefill, None)
-    return llm.engine.runner.model.forward(batch, cache).float().cpu()
+    runner = llm.engine.runner
+    blocks = 1 + len(ids) // BLOCK_SIZE
+    tables = [BlockUpdate(0, 0, [1 + group * blocks + i for i in range(blocks)], group) for group in _groups(llm)]
+    runner.slots.update(tables)
+    batch = runner._batch(StepPlan([], [PrefillRow(0, 0, ids, True)], [], tables, len(ids)))
+    return runner.model.forward(replace(batch, logit_rows=None), runner.kv_cache).float().cpu()
+
+
+def _groups(llm: LLM) -> range:
+    return range(len(llm.engine.scheduler.config.windows))
 
 
 @torch.inference_mode()
@@ -73,7 +75,9 @@ def test_family(row: Row, tmp_path: Path) -> None:
     assert llm.engine.stats().prefix_hit_tokens > hits
     assert [output.token_ids for output in again] == [output.token_ids for output in together[2:]]
 
-    short_of_blocks = served(tmp_path, row, kv_blocks=256 // BLOCK_SIZE, max_batched_tokens=7)
+    # where every layer has a window a request is content with a part of its context
+    room = 80 if llm.engine.scheduler.config.windows[0] else 192 + 64 * len(_groups(llm))
+    short_of_blocks = served(tmp_path, row, kv_blocks=room // BLOCK_SIZE, max_batched_tokens=7)
     pressed = short_of_blocks.generate(PROMPTS, GREEDY)
     assert short_of_blocks.engine.stats().preemptions > 0
     for prompt, output in zip(PROMPTS, pressed, strict=True):

@@ -64,6 +64,10 @@ class BlockPool:
             found.append(block)
         return found
 
+    def find(self, name: bytes) -> int:
+        """The block of that name, not yet referenced; 0 where there is none."""
+        return self._block_of.get(name, 0)
+
     def num_unreferenced(self, blocks: list[int]) -> int:
         """How many of `blocks` are free now, and would leave the free list if shared."""
         return sum(1 for block in blocks if self._references[block] == 0)

@@ -76,13 +76,14 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
         prefix_caching=config.prefix_caching and (pooling is None or pooling.method != "mean"),
         watermark_blocks=int(_WATERMARK * blocks),
         sharing_tile=_sharing_tile(sizes) if device.type == "cuda" else 0,
+        windows=sizes.kv_layout.windows,
     )
     scheduler = Scheduler(scheduling, BlockPool(blocks))
     vocab, asynchronous = sizes.vocab_size, device.type == "cuda"
     grammars = _grammars(config, vocab, eos) if pooling is None else None
     engine = Engine(scheduler, runner, eos, vocab, asynchronous, grammars)
     width = 0 if runner.pooler is None else runner.pooler.width
-    ready = Ready(limit, vocab, blocks - 1, block_size, config.max_running, eos, width)
+    ready = Ready(scheduler.longest, vocab, blocks - 1, block_size, config.max_running, eos, width)
     return BuiltEngine(engine, ready, path)
 
 
@@ -135,6 +136,9 @@ def _dtype(config: EngineConfig, raw: dict[str, object]) -> torch.dtype:
 
 
 def _sharing_tile(decoder: ModelSizes) -> int:
+    """0 where there is no beginning to share, since it leaves a window."""
+    if decoder.kv_layout.windows[0]:
+        return 0
     return sequences_per_tile(decoder.num_heads, decoder.num_kv_heads)
 
 
@@ -159,7 +163,9 @@ def _num_blocks(
         budget = int(free - (1 - config.gpu_memory_fraction) * total) - activations - logits
     else:
         budget = _CPU_CACHE_BYTES
-    blocks = min(budget // (decoder.kv_values_per_token * dtype.itemsize * block_size), useful)
+    layout = decoder.kv_layout
+    token_bytes = decoder.kv_values_per_token * layout.depth // decoder.num_layers * dtype.itemsize
+    blocks = min(budget // (token_bytes * block_size), useful * len(layout.windows))
     if blocks < 1:
         raise ValueError(
             f"{budget} bytes of memory are left for the cache, which is not one block; lower what else runs"
@@ -170,7 +176,7 @@ def _num_blocks(
 def _allocate_cache(
     decoder: ModelSizes, blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    shape = (decoder.num_layers, 2, blocks, decoder.num_kv_heads, block_size, decoder.head_dim)
+    shape = (decoder.kv_layout.depth, 2, blocks, decoder.num_kv_heads, block_size, decoder.head_dim)
     if device.type == "cuda":
         return torch.zeros(shape, dtype=dtype, device=device)
     memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)  # zeros, and no memory until it is written to

@@ -128,8 +128,6 @@ class Engine:
 
     def _validate(self, added: AddRequest) -> None:
         limit = self.scheduler.config.max_model_len
-        blocks = self.scheduler.pool.num_blocks - 1
-        size = self.scheduler.config.block_size
         if added.id in self.scheduler.requests:
             raise InvalidRequest(f"request id {added.id!r} is already running")
         if not added.prompt_token_ids:
@@ -146,8 +144,11 @@ class Engine:
                 raise InvalidRequest(f"{name}: token ids must be in 0..{self.vocab_size - 1}")
         made = 0 if added.embedding else added.sampling.max_tokens or limit
         longest = min(limit, len(added.prompt_token_ids) + made)
-        if -(-longest // size) > blocks:
-            raise InvalidRequest(f"{longest} tokens need more than the {blocks} cache blocks of {size} tokens")
+        fitting = self.scheduler.longest
+        if longest > fitting:
+            raise InvalidRequest(
+                f"{longest} tokens are more than the {fitting} that the cache blocks hold of one request"
+            )
 
     def _matcher(self, added: AddRequest) -> Matcher | None:
         """Of the request's grammar, after the tokens made before."""

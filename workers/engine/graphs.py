@@ -95,6 +95,6 @@ class DecodeGraphs:
             prefill=None,
             logit_rows=None,
         )
-        logits = self._model.forward(batch, self._kv_cache)
+        logits = self._model.forward(slots.for_groups(batch, rows), self._kv_cache)
         slots.lengths[slots.dummy :].zero_()
         return logits

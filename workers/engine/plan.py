@@ -31,11 +31,12 @@ class PrefillRow:
 
 @dataclass(frozen=True, slots=True)
 class BlockUpdate:
-    """Block table entries of `slot` from `index` on."""
+    """Block table entries of `slot` from `index` on, in the tables of one group of layers."""
 
     slot: int
     index: int
     blocks: list[int]
+    group: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,9 @@ class Request:
     Progress is one number: `num_computed` counts the tokens whose keys and values are in the cache (or are being written by
     a step under way) and catches up with `num_tokens`. `num_pending` counts tokens sampled by steps that the host has
     not read yet: they exist on the device only. A request for an `embedding` counts its vector as one token, which is
-    never taken into `output`. `matcher` has taken all of `output`, whatever becomes of slot and blocks.
+    never taken into `output`. `tables`, `num_blocks`, `num_dropped`, `block_hashes` and `num_registered` are kept by
+    BlockTables: blocks by group of layers, the length of each group's table, and how many at the beginning of each are
+    given back. `matcher` has taken all of `output`, whatever becomes of slot and blocks.
     """
 
     id: str
@@ -41,7 +43,9 @@ class Request:
     num_computed: int = 0
     num_pending: int = 0
     num_cached: int = 0
-    block_ids: list[int] = field(default_factory=list)
+    tables: list[list[int]] = field(default_factory=list)
+    num_blocks: int = 0
+    num_dropped: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
     num_registered: int = 0
     last_token_on_device: bool = False

@@ -59,7 +59,7 @@ class ModelRunner:
         self.model, self.kv_cache = model, kv_cache
         self.device = kv_cache.device
         self._max_model_len = max_model_len
-        self.slots = Slots(slots, max_model_len, kv_cache)
+        self.slots = Slots(slots, max_model_len, kv_cache, model.config.kv_layout.windows)
         self.sampler = Sampler(slots + 1, model.config.vocab_size, eos_token_ids, self.device)
         self.pooler: Pooler | None = None
         if pooling is not None:
@@ -116,17 +116,18 @@ class ModelRunner:
             self.slots.lengths[ends[:, 0]] = ends[:, 1]
         tokens = torch.cat((self.slots.last_tokens[decode], tokens))
         positions = torch.cat((decode_positions, positions))
-        cache_slots = self.slots.cache_slots(torch.cat((decode, token_slots)), positions)
+        slots = torch.cat((decode, token_slots))
         count = len(plan.decode_slots)
-        return Batch(
+        batch = Batch(
             tokens=tokens,
             positions=positions,
-            cache_slots=cache_slots,
+            cache_slots=self.slots.cache_slots(slots, positions),
             num_decode=count,
             decode=self._decode_context(decode, plan) if count else None,
             prefill=self._prefill_context(rows) if rows else None,
             logit_rows=self._logit_rows(rows, count) if rows else None,
         )
+        return self.slots.for_groups(batch, slots)
 
     def _decode_context(self, decode: Tensor, plan: StepPlan) -> DecodeContext:
         shared = self._tensor(list(plan.shared_blocks), np.int32) if plan.shared_blocks else None
@@ -138,7 +139,7 @@ class ModelRunner:
             spans.append(Span(row.slot, start, len(row.tokens), row.start + len(row.tokens)))
             start += len(row.tokens)
         tiles = self._tensor(plan_tiles(spans), np.int32) if self.device.type == "cuda" else None
-        return PrefillContext(spans, self.slots.block_tables, tiles)
+        return PrefillContext(spans, self.slots.block_tables[0], tiles)
 
     def _logit_rows(self, rows: list[PrefillRow], num_decode: int) -> Tensor:
         """Those that are sampled from, in the plan's order, then those that are scored."""

@@ -12,7 +12,8 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 
-from workers.engine.block_pool import BlockPool, block_hash, root_hash
+from workers.engine.block_pool import BlockPool
+from workers.engine.block_tables import BlockTables, Tables
 from workers.engine.pace import Pace
 from workers.engine.plan import Admission, BlockUpdate, PrefillRow, StepPlan
 from workers.engine.request import Request, RequestState
@@ -24,6 +25,7 @@ from workers.protocol import BATCH_PRIORITY
 class SchedulerConfig:
     """`watermark_blocks` stay free when a request is admitted, so that the running do not preempt it at once.
     `sharing_tile` is how many neighbouring sequences attention can read shared blocks for at once; 0: it cannot.
+    `windows`: of each group of layers, 0 for all keys.
     `batch_step_tokens`: a step with batch requests in it has no more tokens than these while interactive requests come
     too; None: a little more than are computed in the time that a step takes anyway (pace.py; `free_tokens` until that is
     known). Then batch work makes steps little longer, yet leaves little of the device idle. A step with an interactive prompt
@@ -36,6 +38,7 @@ class SchedulerConfig:
     prefix_caching: bool = True
     watermark_blocks: int = 0
     sharing_tile: int = 0
+    windows: tuple[int, ...] = (0,)
     batch_step_tokens: int | None = None
     free_tokens: int = 160
 
@@ -71,6 +74,8 @@ class Scheduler:
     def __init__(self, config: SchedulerConfig, pool: BlockPool) -> None:
         self.config = config
         self.pool = pool
+        self.tables = BlockTables(pool, config.block_size, config.windows)
+        self.longest = self.tables.longest(config.max_model_len, config.max_batched_tokens)
         self.waiting: list[Request] = []
         self.running: list[Request] = []
         self.requests: dict[str, Request] = {}
@@ -177,15 +182,13 @@ class Scheduler:
     def _admit(self, request: Request, step: _Step) -> bool:
         """Give a waiting request its cached prefix, blocks for its next chunk and a slot, or leave it where it is."""
         hits = self._cached_prefix(request)
-        cached = len(hits) * self.config.block_size
+        cached = len(hits[0]) * self.config.block_size
         count = _at_most(request, request.num_known - cached, step)
-        new_blocks = self._blocks_for(cached + count) - len(hits)
+        new_blocks = (self.tables.blocks_for(cached + count) - len(hits[0])) * len(hits)
         if count == 0 or not self._find_place(request, hits, new_blocks):
             return False
-        self.pool.share(hits)
-        request.block_ids = hits + self.pool.allocate(new_blocks)
+        self.tables.share(request, hits)
         request.num_computed = cached
-        request.num_registered = len(hits)
         request.num_cached = max(request.num_cached, min(cached, len(request.prompt)))
         request.slot = self._free_slots.pop()
         request.state = RequestState.RUNNING
@@ -193,11 +196,12 @@ class Scheduler:
         self.prefix_query_tokens += request.num_known
         self.prefix_hit_tokens += cached
         step.admissions.append(Admission(request.slot, request.sampling, request.prompt, list(request.output)))
-        step.block_updates.append(BlockUpdate(request.slot, 0, list(request.block_ids)))
+        self.tables.extend(request, cached + count)
+        step.block_updates += [BlockUpdate(request.slot, 0, list(t), group) for group, t in enumerate(request.tables)]
         self._plan_tokens(request, count, step)
         return True
 
-    def _find_place(self, request: Request, hits: list[int], new_blocks: int) -> bool:
+    def _find_place(self, request: Request, hits: Tables, new_blocks: int) -> bool:
         """Whether there are a slot and blocks; an interactive request takes them from the batch class."""
         while not self._has_place(hits, new_blocks):
             if _is_batch(request) or not self.running or not _is_batch(self.running[-1]):
@@ -205,8 +209,8 @@ class Scheduler:
             self._preempt(self.running[-1])  # its blocks keep their contents, and so do `hits` until they are shared
         return True
 
-    def _has_place(self, hits: list[int], new_blocks: int) -> bool:
-        spare = self.pool.num_free - self.pool.num_unreferenced(hits) - new_blocks
+    def _has_place(self, hits: Tables, new_blocks: int) -> bool:
+        spare = self.pool.num_free - self.tables.num_unreferenced(hits) - new_blocks
         return bool(self._free_slots) and spare >= (self.config.watermark_blocks if self.running else 0)
 
     def _plan_tokens(self, request: Request, count: int, step: _Step) -> None:
@@ -229,17 +233,16 @@ class Scheduler:
 
     def _make_room(self, request: Request, count: int, step: _Step) -> bool:
         """Extend the block table for `count` more tokens, preempting others, or in the end the request itself."""
-        missing = self._blocks_for(request.num_computed + count) - len(request.block_ids)
-        if missing <= 0:
+        needed = self.tables.blocks_for(request.num_computed + count)
+        if needed <= request.num_blocks:
             return True
-        while self.pool.num_free < missing:
+        self.tables.drop_unseen(request)
+        while self.pool.num_free < (needed - request.num_blocks) * len(self.config.windows):
             victim = self.running[-1]  # the last in order, so not yet part of this step
             self._preempt(victim)
             if victim is request:
                 return False
-        blocks = self.pool.allocate(missing)
-        step.block_updates.append(BlockUpdate(request.slot, len(request.block_ids), blocks))
-        request.block_ids.extend(blocks)
+        step.block_updates += self.tables.extend(request, request.num_computed + count)
         return True
 
     def _preempt(self, request: Request) -> None:
@@ -251,44 +254,28 @@ class Scheduler:
 
     def _release(self, request: Request) -> None:
         self._ordered_slots = []
-        self.pool.release(request.block_ids)
+        self.tables.release(request)
         self._free_slots.append(request.slot)
-        request.block_ids = []
-        request.num_computed = request.num_registered = 0
+        request.num_computed = 0
         request.slot = -1
         request.last_token_on_device = False
 
-    def _blocks_for(self, tokens: int) -> int:
-        return -(-tokens // self.config.block_size)
-
-    def _cached_prefix(self, request: Request) -> list[int]:
+    def _cached_prefix(self, request: Request) -> Tables:
         """Blocks of the longest cached prefix. The last token is always computed, for its logits, and all of a prompt whose
         log probabilities are wanted."""
         if not self.config.prefix_caching or request.wants_scores:
-            return []
-        limit = (request.num_known - 1) // self.config.block_size
-        self._extend_hashes(request, limit)
-        return self.pool.lookup(request.block_hashes[:limit])
+            return [[] for _ in self.config.windows]
+        return self.tables.cached_prefix(request, (request.num_known - 1) // self.config.block_size)
 
     def _register(self, request: Request) -> None:
         """Name the full blocks whose tokens the host knows and whose computation is planned."""
         full = min(request.num_computed, request.num_known) // self.config.block_size
         if full > request.num_registered:
-            self._extend_hashes(request, full)
-            for index in range(request.num_registered, full):
-                self.pool.register(request.block_ids[index], request.block_hashes[index])
-            request.num_registered = full
-
-    def _extend_hashes(self, request: Request, count: int) -> None:
-        size = self.config.block_size
-        hashes = request.block_hashes
-        for index in range(len(hashes), count):
-            parent = hashes[-1] if hashes else root_hash(request.cache_salt)
-            hashes.append(block_hash(parent, request.known_tokens(index * size, (index + 1) * size)))
+            self.tables.register(request, full)
 
     def check(self) -> None:
         """Assert that blocks are conserved: what requests hold and what is free is everything."""
-        held = {block for request in self.running for block in request.block_ids}
+        held = {block for request in self.running for table in request.tables for block in table if block}
         assert len(held) == self.pool.num_used
         self.pool.check()
 

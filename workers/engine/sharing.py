@@ -15,10 +15,10 @@ MIN_SHARED_BLOCKS = 2
 def order_by_prefix(requests: list[Request], tile: int) -> tuple[list[Request], tuple[int, ...]]:
     """The requests with sharers side by side, and the common leading blocks of each tile of `tile` requests; an empty
     tuple, and the order as it was, where sharing would not pay."""
-    firsts = [request.block_ids[0] for request in requests]
+    firsts = [request.tables[0][0] for request in requests]
     if len(requests) < 4 or len(set(firsts)) > len(firsts) // 2:
         return requests, ()
-    ordered = sorted(requests, key=lambda request: request.block_ids)
+    ordered = sorted(requests, key=lambda request: request.tables[0])
     shared = tuple(_common(ordered[start : start + tile]) for start in range(0, len(ordered), tile))
     if max(shared) < MIN_SHARED_BLOCKS:
         return requests, ()
@@ -29,6 +29,6 @@ def _common(requests: list[Request]) -> int:
     """Leading blocks that sorted requests have in common: those of the first and the last. A tile of one shares nothing."""
     if len(requests) < 2:
         return 0
-    first, last = requests[0].block_ids, requests[-1].block_ids
+    first, last = requests[0].tables[0], requests[-1].tables[0]
     length = min(len(first), len(last))
     return next((index for index in range(length) if first[index] != last[index]), length)

@@ -80,10 +80,8 @@ class Worker:
     async def start(self) -> Ready:
         """Load the engine. Raises EngineStartError."""
         self._ready = await self._engine.start()
-        ready, room = self._ready, self._ready.max_model_len
-        if ready.kv_blocks:  # a prompt that the whole cache cannot hold could never run
-            room = min(room, ready.kv_blocks * ready.block_size)
-        self._limits = Limits(room, ready.vocab_size, ready.embedding_dimensions)
+        ready = self._ready
+        self._limits = Limits(ready.max_model_len, ready.vocab_size, ready.embedding_dimensions)
         self._running = RunningJobs(self._engine, self._frames, self._text.vocabulary, self._ready.eos_token_ids)
         served = Served(self._model, self._worker_id, self._limits, self._defaults)
         self._lifecycle = JobLifecycle(served, self._text, self._running, self._frames, self._results, self._resume)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -17,6 +17,7 @@ class Batch:
     `start` counts from the first prefill token.
 
     tokens, positions: [tokens] int64. logit_rows: [rows] int64, the tokens whose logits are wanted, or None for all.
+    others: the same batch for the other groups of layers (see `workers.model.kv_layout`), whose blocks are others.
     """
 
     tokens: Tensor
@@ -26,6 +27,7 @@ class Batch:
     decode: DecodeContext | None
     prefill: PrefillContext | None
     logit_rows: Tensor | None
+    others: list[Batch] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kernels.moe_routing import RoutingOptions
+from workers.model.kv_layout import KVLayout, kv_layout
 from workers.model.names import WeightNames
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
@@ -217,6 +218,11 @@ class DecoderConfig:
     def intermediate_size(self) -> int:
         """Of the widest MLP."""
         return max(layer.mlp.size for layer in self.layers)
+
+    @property
+    def kv_layout(self) -> KVLayout:
+        """Which layers share blocks."""
+        return kv_layout([layer.attention.window for layer in self.layers])
 
     @property
     def kv_values_per_token(self) -> int:

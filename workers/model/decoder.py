@@ -14,7 +14,8 @@ from workers.model.weights import GetWeight, Weights
 
 
 class Decoder:
-    """`forward` computes one batch; keys and values go to `kv_cache` [layers, 2, blocks, kv_heads, block_size, head_dim].
+    """`forward` computes one batch; keys and values go to `kv_cache`, [depth, 2, blocks, kv_heads, block_size,
+    head_dim], depth being the layers of a group.
 
     `get` is asked for tensors by the names of `config.names`, under the first of its prefixes.
     """
@@ -33,6 +34,7 @@ class Decoder:
             )
             for index, layer in enumerate(config.layers)
         ]  # fmt: skip
+        self.places = config.kv_layout.places
         self.head = Head(config, weights, whole, self.embedding)
         device = self.embedding.weight.device
         self.tables = [
@@ -46,8 +48,10 @@ class Decoder:
 
     def hidden(self, batch: Batch, kv_cache: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the last layer gives, [tokens, hidden] each: their sum, before the final norm."""
-        step = Step(batch, [Rotation(cos, sin, batch.positions) for cos, sin in self.tables])
+        rotations = [Rotation(cos, sin, batch.positions) for cos, sin in self.tables]
+        steps = [Step(batch, rotations), *(Step(other, rotations) for other in batch.others)]
+        caches = kv_cache.unbind()
         x, residual = self.embedding(batch), None
-        for layer, cache in zip(self.layers, kv_cache, strict=True):
-            x, residual = layer(x, residual, step, cache)
+        for layer, (group, place) in zip(self.layers, self.places, strict=True):
+            x, residual = layer(x, residual, steps[group], caches[place])
         return x, residual

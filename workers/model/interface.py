@@ -7,6 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from workers.model.batch import Batch
+from workers.model.kv_layout import KVLayout
 
 
 class ModelSizes(Protocol):
@@ -32,6 +33,11 @@ class ModelSizes(Protocol):
     @property
     def head_dim(self) -> int: ...
     @property
+    def kv_layout(self) -> KVLayout:
+        """Which layers share blocks."""
+        ...
+
+    @property
     def kv_values_per_token(self) -> int:
         """Numbers that one token keeps in the cache, all layers."""
         ...
@@ -46,6 +52,6 @@ class CausalModel(Protocol):
     def static(self) -> bool: ...
 
     def forward(self, batch: Batch, kv_cache: Tensor) -> Tensor:
-        """Logits [rows, vocab] in the model's dtype; keys and values go to `kv_cache` [layers, 2, blocks, kv_heads,
-        block_size, head_dim]."""
+        """Logits [rows, vocab] in the model's dtype; keys and values go to `kv_cache` [depth of the layout, 2, blocks,
+        kv_heads, block_size, head_dim]."""
         ...

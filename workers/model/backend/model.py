@@ -13,6 +13,7 @@ from workers.model.backend.attention import NAME, AttentionCall, PagedAttention,
 from workers.model.backend.positions import Positions
 from workers.model.backend.probe import CannotServe, probe
 from workers.model.batch import Batch
+from workers.model.kv_layout import KVLayout, kv_layout
 
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
 _UNNAMED_LENGTH = 2048
@@ -52,6 +53,12 @@ class BackendConfig:
     @property
     def head_dim(self) -> int:
         return self.largest.width
+
+    @property
+    def kv_layout(self) -> KVLayout:
+        """One group: layers that keep different numbers of heads, as here they may, cannot share blocks."""
+        windows = {call.options.window for call in self.calls}
+        return kv_layout([windows.pop() if len(windows) == 1 else 0] * self.num_layers)
 
     @property
     def kv_values_per_token(self) -> int:
