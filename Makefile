@@ -3,10 +3,12 @@
 #   PYTHON       the Python to make the environment from, 3.11 or later
 #   GPU_PYTHON   for test-gpu, a Python that has everything already, instead of the environment
 #   VENV         where the environment is made
+#   PARTS        processes that share out the tests; 1 runs them one after the other
 #   TORCH_INDEX  where torch comes from, if not from PyPI. PyPI's build for Linux on x86-64 brings CUDA, some gigabytes;
 #                https://download.pytorch.org/whl/cpu has one without.
 PYTHON ?= python3
 VENV ?= .venv
+PARTS ?= 3
 TORCH_INDEX ?=
 TORCH := torch==2.13.0
 
@@ -69,7 +71,7 @@ services:
 	@bash tests/install_services.sh
 
 test: check services  ## check, then all tests; installs RabbitMQ and Postgres where they are missing and it can
-	$(BIN)/python -m pytest -q -m "not gpu"
+	$(BIN)/python -m pytest -q -m "not gpu" -n $(PARTS) --dist loadgroup --no-loadscope-reorder
 
 test-gpu: $(if $(GPU_PYTHON),,$(DEV))  ## the tests that need a CUDA device; GPU_PYTHON=python3: with what is installed there
 	$(or $(GPU_PYTHON),$(BIN)/python) -m pytest -q -m gpu

@@ -10,10 +10,17 @@ import pytest
 import torch
 
 from bench.services import Postgres, RabbitMQ, ServiceMissing
+from tests.parts import share_out
 
 if not torch.cuda.is_available():
     # Triton asks once, when the first kernel is defined: before any test module imports one.
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # one of pytest-xdist's processes
+        share_out(items)
+
 
 S = TypeVar("S", RabbitMQ, Postgres)
 
