@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -87,6 +88,24 @@ def test_experts_of_one_tensor(tmp_path: Path) -> None:
     check_logits(tmp_path, row, model)
 
 
+def test_experts_in_mxfp4(tmp_path: Path) -> None:
+    """As OpenAI saved them: blocks of 32 numbers of four bits, low ones first, with a power of two for each block."""
+    row, model = saved("gpt-oss", tmp_path)
+    table = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+    quantized = {}
+    for name, weight in model.named_parameters():
+        if name.endswith(("gate_up_proj", "down_proj")):
+            experts, inputs, outputs = weight.shape
+            codes = torch.randint(0, 16, (experts, outputs, inputs // 32, 32))
+            scales = torch.randint(122, 126, (experts, outputs, inputs // 32))
+            weight.data = (table[codes] * 2.0 ** (scales - 127)[..., None]).flatten(2).mT.contiguous()
+            quantized[f"{name}_blocks"] = (codes[..., 0::2] + 16 * codes[..., 1::2]).to(torch.uint8)
+            quantized[f"{name}_scales"] = scales.to(torch.uint8)
+    dropped = {name.removesuffix("_blocks") for name in quantized}
+    edit(tmp_path, lambda tensors: quantized | {key: tensors[key] for key in tensors.keys() - dropped})
+    check_logits(tmp_path, row, model)
+
+
 @pytest.mark.parametrize(("name", "tensor"), [
     ("falcon-40b", "transformer.h.1.self_attention.query_key_value.weight"),
     ("gpt2", "transformer.h.0.attn.c_attn.bias"),
@@ -122,7 +141,7 @@ def test_missing_and_misshapen_tensors_are_named(name: str, tensor: str, tmp_pat
     ("MixtralForCausalLM", dict(hidden_act="gelu", num_local_experts=4), "experts with activation 'gelu'"),
     ("OlmoeForCausalLM", dict(num_experts=4, clip_qkv=8.0), "clip_qkv"),
     ("MixtralForCausalLM", {}, "the model's config lacks 'num_experts'"),
-    ("GptOssForCausalLM", dict(quantization_config=dict(quant_method="mxfp4")), "quantized by mxfp4"),
+    ("GptOssForCausalLM", dict(quantization_config=dict(quant_method="gptq")), "quantized by gptq"),
     ("NobodysForCausalLM", {}, "architecture NobodysForCausalLM is not supported; supported: LlamaForCausalLM"),
 ])  # fmt: skip
 def test_what_a_family_cannot_do_is_refused(architecture: str, changes: dict[str, Any], message: str) -> None:

@@ -12,6 +12,7 @@ from kernels.moe_routing import Routes, route
 from workers.model.config import MoEConfig
 from workers.model.linear import Linear
 from workers.model.mlp import build_mlp
+from workers.model.mxfp4 import read_mxfp4
 from workers.model.names import WeightNames
 from workers.model.weights import Weights
 
@@ -55,7 +56,7 @@ def read_experts(config: MoEConfig, hidden: int, weights: Weights, names: Weight
         return Experts(gate_up, down, alpha=config.alpha, limit=config.limit)
     gate_up_bias = weights.tensor(f"{names.experts_gate_up}_bias", (config.experts, 2 * config.expert_size))
     down_bias = weights.tensor(f"{names.experts_down}_bias", (config.experts, hidden))
-    if names.experts_layout == "interleaved":
+    if names.experts_layout in ("interleaved", "mxfp4"):
         gate_up_bias = torch.cat((gate_up_bias[:, 0::2], gate_up_bias[:, 1::2]), 1)
     return Experts(gate_up, down, gate_up_bias, down_bias, config.alpha, config.limit)
 
@@ -70,5 +71,10 @@ def _stacked(config: MoEConfig, hidden: int, weights: Weights, names: WeightName
         gate_up = weights.tensor(names.experts_gate_up, (count, hidden, 2 * size))
         down = weights.tensor(names.experts_down, (count, size, hidden))
         return torch.cat((gate_up[:, :, 0::2].mT, gate_up[:, :, 1::2].mT), 1), down.mT.contiguous()
+    if names.experts_layout == "mxfp4":
+        kind = weights.tensor(f"{names.router}.weight", (count, hidden)).dtype
+        gate_up = read_mxfp4(weights, names.experts_gate_up, (count, 2 * size, hidden), kind)
+        down = read_mxfp4(weights, names.experts_down, (count, hidden, size), kind)
+        return torch.cat((gate_up[:, 0::2], gate_up[:, 1::2]), 1), down
     gate_up = weights.each(names.expert_gate_up, count, [size, size], hidden)
     return gate_up, weights.each((names.expert_down,), count, [hidden], size)

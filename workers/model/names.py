@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+ExpertsLayout = Literal["each", "stacked", "interleaved", "mxfp4"]
 _MOST_DENSE_LAYERS = 16
 """Before the first one with experts."""
 
@@ -49,7 +50,7 @@ class WeightNames:
     down: str = "mlp.down_proj"
     router: str = "mlp.gate"
     correction: str = "mlp.gate.e_score_correction_bias"
-    experts_layout: Literal["each", "stacked", "interleaved"] = "each"
+    experts_layout: ExpertsLayout = "each"
     expert_gate_up: tuple[str, str] = ("mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj")
     expert_down: str = "mlp.experts.{}.down_proj"
     experts_gate_up: str = "mlp.experts.gate_up_proj"
@@ -69,11 +70,19 @@ class WeightNames:
     def fitted(self, has: Callable[[str], bool]) -> WeightNames:
         """These names with that prefix and that head first under which a checkpoint has them, and its layout of experts."""
         prefixes = sorted(self.prefixes, key=lambda prefix: not has(f"{prefix}{self.embedding}.weight"))
-        layers = [f"{prefixes[0]}{self.layer.format(index)}" for index in range(_MOST_DENSE_LAYERS)]
-        stacked = self.experts_layout == "each" and any(has(f"{layer}{self.experts_gate_up}") for layer in layers)
         return replace(
             self,
             prefixes=tuple(prefixes),
             heads=tuple(sorted(self.heads, key=lambda head: not has(f"{head}.weight"))),
-            experts_layout="stacked" if stacked else self.experts_layout,
+            experts_layout=self._fitted_layout(f"{prefixes[0]}{self.layer}{self.experts_gate_up}", has),
         )
+
+    def _fitted_layout(self, name: str, has: Callable[[str], bool]) -> ExpertsLayout:
+        """name: of all experts' gate and up, which takes the layer's index."""
+        in_layers = [name.format(index) for index in range(_MOST_DENSE_LAYERS)]
+        whole = any(has(name) for name in in_layers)
+        if self.experts_layout == "each" and whole:
+            return "stacked"
+        if self.experts_layout == "interleaved" and not whole and any(has(f"{name}_blocks") for name in in_layers):
+            return "mxfp4"
+        return self.experts_layout

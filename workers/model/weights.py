@@ -53,6 +53,10 @@ class Weights:
         """In fp32, whatever the model's dtype is."""
         return self.get(self.prefix + name, shape, torch.float32)
 
+    def bytes(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Of a quantized weight, as they are stored: uint8."""
+        return self.get(self.prefix + name, shape, torch.uint8)
+
     def linear(self, name: str, outputs: int, inputs: int, bias: bool) -> Dense:
         shape = (inputs, outputs) if self.transposed else (outputs, inputs)
         weight = self.tensor(f"{name}.weight", shape)

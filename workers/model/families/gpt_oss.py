@@ -1,4 +1,4 @@
-"""gpt-oss: attention sinks, a window in every other layer, experts with biases and a clamped gate."""
+"""gpt-oss: attention sinks, a window in every other layer, experts with biases and a clamped gate, in bf16 or mxfp4."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _NAMES = WeightNames(router="mlp.router", experts_layout="interleaved")
 def config(raw: Raw) -> DecoderConfig:
     raw = {"head_dim": 64, "attention_bias": True, "rope_theta": 150000.0, "max_position_embeddings": 131072, **raw}
     method = (raw.get("quantization_config") or {}).get("quant_method")
-    if method is not None:
-        raise ValueError(f"weights quantized by {method} are not supported; save them dequantized")
+    if method not in (None, "mxfp4"):
+        raise ValueError(f"weights quantized by {method} are not supported; supported: mxfp4")
     moe = experts(
         raw,
         raw["intermediate_size"],
@@ -30,4 +30,6 @@ def config(raw: Raw) -> DecoderConfig:
     return decoder(raw, rms(raw, 1e-5), attention=dict(sinks=True), vary=vary, names=_NAMES)
 
 
-FAMILY = Family("gpt-oss", "gpt-oss 20B and 120B, with bf16 weights", {"GptOssForCausalLM": config})
+FAMILY = Family(
+    "gpt-oss", "gpt-oss 20B and 120B, their experts dequantized while they are read", {"GptOssForCausalLM": config}
+)

@@ -69,7 +69,7 @@ class SafetensorsWeights:
         try:
             file = self._shard(file_name)
             stored = file.tensors[name]
-            check_stored(path, name, stored, shape)
+            check_stored(path, name, stored, shape, dtype)
             return self._reader.read(file, stored, device).to(dtype)
         except KeyError:
             raise ModelLoadError(f"{path}: tensor {name} cannot be read: it is not in this file") from None
@@ -99,9 +99,9 @@ class SafetensorsWeights:
         return self._open[file_name]
 
 
-def check_stored(path: Path, name: str, stored: Stored, shape: tuple[int, ...]) -> None:
-    """Raises ModelLoadError for a tensor of another shape, and for part of a quantized weight."""
-    if stored.dtype not in _STORED:
+def check_stored(path: Path, name: str, stored: Stored, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Raises ModelLoadError for a tensor of another shape, and for part of a quantized weight that was not asked for."""
+    if stored.dtype not in _STORED and stored.dtype != dtype:
         kind = str(stored.dtype or stored.kind).removeprefix("torch.")
         raise ModelLoadError(f"{path}: tensor {name} is {kind}; quantized checkpoints are not supported")
     if stored.shape != shape:
