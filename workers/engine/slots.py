@@ -24,8 +24,9 @@ class Slots:
         self.blocks, self.kv_heads, self.block_size = kv_cache.shape[2:5]
         self.dummy, self.windows = count, windows
         table_length = -(-max_model_len // self.block_size)
-        self.block_tables = torch.zeros(len(windows), count + 1, table_length, dtype=torch.int32, device=self.device)
-        self._rows = self.block_tables.view(-1, table_length)
+        tables = torch.zeros(len(windows), count + 1, table_length, dtype=torch.int32, device=self.device)
+        self.block_tables = list(tables)
+        self._rows = tables.view(-1, table_length)
         self.lengths = torch.zeros(count + 1, dtype=torch.int64, device=self.device)
         self.last_tokens = torch.zeros(count + 1, dtype=torch.int64, device=self.device)
 
