@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from workers.model.batch import Batch
@@ -22,7 +23,7 @@ class Embedding:
         self.project = Linear(weights.tensor(f"{names.project_in}.weight", (hidden, size))) if size != hidden else None
         self.norm = weights.norm(names.embedding_norm, config.embedding_norm, hidden)
         self.plain = config.embedding_norm is None and not config.positions and size == hidden
-        self.scale = float(self.weight.new_tensor(config.embedding_scale))  # as the model's dtype has it
+        self.scale = float(torch.tensor(config.embedding_scale, dtype=self.weight.dtype))  # as the model's dtype has it
         self.offset = config.position_offset
 
     def __call__(self, batch: Batch) -> Tensor:
