@@ -11,7 +11,7 @@ from schemas.messages import Result, Usage
 
 _CONSTANT: dict[str, Any] = {
     "max_tool_calls": None,
-    "reasoning": {"effort": None, "summary": None},
+    "reasoning": {"effort": None, "summary": None},  # of responses kept before efforts were
     "service_tier": "default",
     "top_logprobs": 0,
     "truncation": "disabled",
@@ -36,8 +36,8 @@ def response_body(record: ResponseRecord, result: Result | None, waiting: str = 
         else [],
         "previous_response_id": record.previous_id,
         "usage": _usage(result.usage) if result is not None and ended else None,
-        **record.request,
         **_CONSTANT,
+        **record.request,
     }
 
 

@@ -1,8 +1,8 @@
 """The events of one response as bytes, numbered from 0.
 
-    0 created, 1 in_progress, 2 output_item.added, 3 content_part.added, 4 ... output_text.delta, one a piece of text,
-    then output_text.done, content_part.done, output_item.done; for each call output_item.added,
-    function_call_arguments.delta and .done, output_item.done; and completed, incomplete or failed
+    0 created, 1 in_progress; of reasoning and then of the message, where they are: output_item.added, content_part.added,
+    reasoning_text.delta or output_text.delta, one a piece of text, its done, content_part.done, output_item.done; for each
+    call output_item.added, function_call_arguments.delta and .done, output_item.done; and completed, incomplete or failed
 
 The numbers follow from the text alone, so a stream goes on behind any of them, wherever it was read before.
 """
@@ -16,8 +16,16 @@ import msgspec
 
 from api.errors import ApiError
 from api.response_api.body import response_body, status_of
-from api.response_api.items import call_item, has_message, message_item, message_of, output_id, text_part
-from api.response_api.pieces import Pieces
+from api.response_api.growing import MESSAGE, REASONING, GrowingItem
+from api.response_api.items import (
+    call_item,
+    has_message,
+    message_item,
+    message_of,
+    reasoning_item,
+    reasoning_of,
+    reasoning_part,
+)
 from api.store import ResponseRecord
 from schemas.messages import Choice, Delta, Result, ToolCall
 
@@ -33,9 +41,9 @@ class EventWriter:
         self._record = record
         self._after = after
         self._number = 0
-        self._is_open = False
-        self._pieces = Pieces()
-        self._place = {"item_id": output_id(record), "output_index": 0, "content_index": 0}
+        self._items = 0
+        self._reasoning: GrowingItem | None = None
+        self._message: GrowingItem | None = None
 
     def opening(self) -> bytes:
         """created and in_progress."""
@@ -46,8 +54,9 @@ class EventWriter:
         )
 
     def delta(self, delta: Delta) -> bytes:
-        """The deltas that new text completes."""
-        return self._open() + self._deltas(self._pieces.feed(delta.text)) if delta.text else b""
+        """The deltas that new text completes. Where the message begins, the reasoning has ended."""
+        reasoning = self._grow_reasoning(delta.reasoning) if delta.reasoning else b""
+        return reasoning + (self._grow_message(delta.text) if delta.text else b"")
 
     def end(self, result: Result) -> bytes:
         """The end of the output, where there is one, and the terminal event, which always comes."""
@@ -63,36 +72,40 @@ class EventWriter:
         self._number = max(self._number, self._after + 1)
         return self._event("error", code=error.code, message=error.message, param=error.param)
 
-    def _open(self) -> bytes:
-        if self._is_open:
-            return b""
-        self._is_open = True
-        item = message_item(self._record, "in_progress", [])
-        added = self._event("response.output_item.added", output_index=0, item=item)
-        return added + self._event("response.content_part.added", **self._place, part=text_part(""))
+    def _grow_reasoning(self, text: str) -> bytes:
+        if self._reasoning is None:
+            beginning = reasoning_item(self._record, "in_progress", [])
+            self._reasoning = GrowingItem(self._event, REASONING, self._next_index(), beginning)
+        return self._reasoning.feed(text)
 
-    def _deltas(self, pieces: list[str]) -> bytes:
-        return b"".join(
-            self._event("response.output_text.delta", **self._place, delta=piece, logprobs=[]) for piece in pieces
-        )
+    def _grow_message(self, text: str) -> bytes:
+        before = b"" if self._message is not None or self._reasoning is None else self._end_reasoning("completed")
+        return before + self._opened_message().feed(text)
+
+    def _opened_message(self) -> GrowingItem:
+        if self._message is None:
+            beginning = message_item(self._record, "in_progress", [])
+            self._message = GrowingItem(self._event, MESSAGE, self._next_index(), beginning)
+        return self._message
+
+    def _end_reasoning(self, status: str) -> bytes:
+        assert self._reasoning is not None
+        item = reasoning_item(self._record, status, [reasoning_part(self._reasoning.text)])
+        return self._reasoning.end(item)
 
     def _done(self, choice: Choice) -> bytes:
-        """The end of the message, and the calls: a call is told once it is whole, since where it stands among the events
+        """The end of what is open, and the calls: a call is told once it is whole, since where it stands among the events
         must not depend on how it came."""
-        message = self._message(choice) if has_message(choice) else b""
-        first = int(has_message(choice))
-        return message + b"".join(self._call(first + index, call) for index, call in enumerate(choice.tool_calls))
+        parts = []
+        if self._reasoning is not None and self._message is None:
+            parts.append(self._end_reasoning(reasoning_of(self._record, choice)["status"]))
+        if has_message(choice):
+            parts.append(self._opened_message().end(message_of(self._record, choice)))
+        return b"".join([*parts, *(self._call(self._next_index(), call) for call in choice.tool_calls)])
 
-    def _message(self, choice: Choice) -> bytes:
-        return b"".join(
-            (
-                self._open(),
-                self._deltas(self._pieces.end()),
-                self._event("response.output_text.done", **self._place, text=choice.text, logprobs=[]),
-                self._event("response.content_part.done", **self._place, part=text_part(choice.text)),
-                self._event("response.output_item.done", output_index=0, item=message_of(self._record, choice)),
-            )
-        )
+    def _next_index(self) -> int:
+        self._items += 1
+        return self._items - 1
 
     def _call(self, index: int, call: ToolCall) -> bytes:
         item = call_item(self._record, call, "completed")

@@ -1,4 +1,4 @@
-"""The items of a response's output, from the choice that its job came to: a message, then the calls of functions."""
+"""The items of a response's output, from the choice that its job came to: reasoning, a message, the calls of functions."""
 
 from __future__ import annotations
 
@@ -9,17 +9,35 @@ from schemas.messages import Choice, ToolCall
 
 OUTPUT_PREFIX = "msg_"
 CALL_PREFIX = "fc_"
+REASONING_PREFIX = "rs_"
 
 
 def output_items(record: ResponseRecord, choice: Choice) -> list[dict[str, Any]]:
     """All finished items."""
-    message = [message_of(record, choice)] if has_message(choice) else []
-    return message + [call_item(record, call, "completed") for call in choice.tool_calls]
+    items = [reasoning_of(record, choice)] if choice.reasoning else []
+    items += [message_of(record, choice)] if has_message(choice) else []
+    return items + [call_item(record, call, "completed") for call in choice.tool_calls]
 
 
 def has_message(choice: Choice) -> bool:
-    """Calls may come without a word."""
-    return bool(choice.text) or not choice.tool_calls
+    """Calls may come without a word, and reasoning may be all that there was room for."""
+    return bool(choice.text) or not (choice.tool_calls or choice.reasoning)
+
+
+def reasoning_of(record: ResponseRecord, choice: Choice) -> dict[str, Any]:
+    """The finished reasoning."""
+    is_cut = choice.finish_reason == "length" and not (choice.text or choice.tool_calls)
+    return reasoning_item(record, "incomplete" if is_cut else "completed", [reasoning_part(choice.reasoning)])
+
+
+def reasoning_item(record: ResponseRecord, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
+    """In full, not as a summary."""
+    item = {"id": f"{REASONING_PREFIX}{record.job_id}", "type": "reasoning", "status": status}
+    return item | {"summary": [], "content": content, "encrypted_content": None}
+
+
+def reasoning_part(text: str) -> dict[str, Any]:
+    return {"type": "reasoning_text", "text": text}
 
 
 def message_of(record: ResponseRecord, choice: Choice) -> dict[str, Any]:

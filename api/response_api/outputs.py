@@ -33,9 +33,9 @@ class RecordedReader:
         self._finish: FinishReason | None = None
 
     @property
-    def text_length(self) -> int:
-        """Characters that have come."""
-        return sum(map(len, self._parts))
+    def lengths(self) -> tuple[int, int]:
+        """Characters of reasoning and of text that have come."""
+        return sum(map(len, self._reasoning)), sum(map(len, self._parts))
 
     async def take(self, timeout: float | None = None) -> list[Event]:
         """As of the reader below. The Result has its choice, whether the job was streamed or not."""

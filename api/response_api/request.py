@@ -79,6 +79,7 @@ def _shown(request: ResponseRequest, defaults: Mapping[str, float]) -> dict[str,
         "tools": [tool.model_dump() for tool in request.tools or []],
         "tool_choice": _shown_choice(request.tool_choice),
         "parallel_tool_calls": request.parallel_tool_calls is not False,
+        "reasoning": {"effort": request.effort, "summary": None},
     }
 
 
@@ -99,6 +100,7 @@ def job_of(
         model=request.model,
         messages=_messages(request.instructions, record, history),
         sampling=SamplingParams(seed=request.seed, max_tokens=request.max_output_tokens, grammar=grammar, **given),
+        template_kwargs=tools.template_kwargs(),
         tools=[tool.plain() for tool in tools.tools or []],
         tool_choice=tools.choice,
         tool_name=tools.named,
@@ -125,16 +127,27 @@ def _messages(
 
 
 def _say(messages: list[dict[str, Any]], items: Sequence[dict[str, Any]]) -> None:
-    """Add items to the conversation; calls join the message of the assistant before them."""
+    """Add items to the conversation. Reasoning and calls are parts of a message of the assistant's, that which follows and
+    that before."""
+    reasoning: dict[str, str] = {}
     for item in items:
-        if item["type"] == "function_call":
-            if not messages or messages[-1]["role"] != "assistant":
-                messages.append({"role": "assistant", "content": ""})
-            function = {"name": item["name"], "arguments": item["arguments"]}
-            call = {"id": item["call_id"], "type": "function", "function": function}
-            messages[-1]["tool_calls"] = [*messages[-1].get("tool_calls", []), call]
+        if item["type"] == "reasoning":
+            reasoning = {"reasoning_content": "\n".join(part["text"] for part in item["content"])}
+        elif item["type"] == "function_call":
+            if reasoning or not messages or messages[-1]["role"] != "assistant":
+                messages.append({"role": "assistant", "content": ""} | reasoning)
+                reasoning = {}
+            _add_call(messages[-1], item)
         elif item["type"] == "function_call_output":
             messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": item["output"]})
         else:
             role = "system" if item["role"] == "developer" else item["role"]
-            messages.append({"role": role, "content": "\n".join(part["text"] for part in item["content"])})
+            said = {"role": role, "content": "\n".join(part["text"] for part in item["content"])}
+            messages.append(said | (reasoning if role == "assistant" else {}))
+            reasoning = {}
+
+
+def _add_call(message: dict[str, Any], item: dict[str, Any]) -> None:
+    function = {"name": item["name"], "arguments": item["arguments"]}
+    call = {"id": item["call_id"], "type": "function", "function": function}
+    message["tool_calls"] = [*message.get("tool_calls", []), call]

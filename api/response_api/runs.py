@@ -112,7 +112,7 @@ class ResponseRuns:
             try:
                 taken = await reader.take(LOOK_SECONDS)
             except TimeoutError:
-                taken = await self._stored(record, reader.text_length)
+                taken = await self._stored(record, reader.lengths)
                 if not taken and not has_begun:
                     stream.reconnected()
             has_begun = has_begun or bool(taken)
@@ -120,8 +120,8 @@ class ResponseRuns:
             if taken and isinstance(taken[-1], Result):
                 return
 
-    async def _stored(self, record: ResponseRecord, shown: int) -> list[Event]:
-        """What the store has behind the first `shown` characters, if the response has ended."""
+    async def _stored(self, record: ResponseRecord, shown: tuple[int, int]) -> list[Event]:
+        """What the store has behind the first `shown` characters of reasoning and text, if the response has ended."""
         try:
             current, result = await self._store.responses.get(record.owner, record.id)
         except NotFound:
@@ -136,9 +136,15 @@ class ResponseRuns:
         return [*(_rest(result, choice, shown) for choice in result.choices), result]
 
 
-def _rest(result: Result, choice: Choice, shown: int) -> Delta:
-    text = choice.text[shown:]
-    return Delta(job=result.job, epoch=result.epoch, offset=0, text=text, finish_reason=choice.finish_reason)
+def _rest(result: Result, choice: Choice, shown: tuple[int, int]) -> Delta:
+    return Delta(
+        job=result.job,
+        epoch=result.epoch,
+        offset=0,
+        reasoning=choice.reasoning[shown[0] :],
+        text=choice.text[shown[1] :],
+        finish_reason=choice.finish_reason,
+    )
 
 
 def _cancelled(record: ResponseRecord) -> Result:

@@ -11,12 +11,13 @@ from pydantic_core import PydanticCustomError
 from schemas.messages import MAX_GRAMMAR_LENGTH, MAX_ID_LENGTH, MAX_TOOLS, Grammar, ToolChoice
 from schemas.openai.common import Metadata, SamplingRequest, StrictModel, invalid_type
 from schemas.openai.structured import ANY_OBJECT
-from schemas.openai.tools import FunctionDefinition, ToolRequest
+from schemas.openai.tools import FunctionDefinition, ReasoningEffort, ToolRequest
 from schemas.openai.unsupported import first_unsupported
 
 Role = Literal["system", "developer", "user", "assistant"]
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 TEXT_PARTS = ("input_text", "output_text", "text")
+REASONING_PARTS = ("reasoning_text", "text")
 
 _NOTHING: tuple[Any, ...] = ()
 
@@ -24,7 +25,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "max_tool_calls": _NOTHING,
     "conversation": _NOTHING,
     "prompt": _NOTHING,
-    "reasoning": ({}, {"effort": None, "summary": None}),
     "include": ([],),
     "top_logprobs": (0,),
     "context_management": ([],),
@@ -37,9 +37,9 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 
 class ContentPart(StrictModel):
-    """A piece of text, said to the model or by it."""
+    """A piece of text, said to the model or by it, or thought."""
 
-    type: Literal["input_text", "output_text", "text"]
+    type: Literal["input_text", "output_text", "text", "reasoning_text"]
     text: str
 
 
@@ -55,13 +55,15 @@ _NEEDED = {
     "message": ("role", "content"),
     "function_call": ("call_id", "name", "arguments"),
     "function_call_output": ("call_id", "output"),
+    "reasoning": (),
 }
 
 
 class InputItem(StrictModel):
-    """A message, a call that the model made, or what its function returned. Texts are lists of parts once validated."""
+    """A message, a call that the model made, what its function returned, or what it thought. Texts are lists of parts once
+    validated."""
 
-    type: Literal["message", "function_call", "function_call_output"] = "message"
+    type: Literal["message", "function_call", "function_call_output", "reasoning"] = "message"
     id: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)] | None = None
     role: Role | None = None
     content: Annotated[list[ContentPart] | None, BeforeValidator(_parts)] = None
@@ -71,6 +73,8 @@ class InputItem(StrictModel):
     output: Annotated[list[ContentPart] | None, BeforeValidator(_parts)] = None
     status: str | None = None
     phase: str | None = None
+    summary: list[dict[str, Any]] | None = None
+    encrypted_content: str | None = None
 
     @model_validator(mode="after")
     def _is_whole(self) -> InputItem:
@@ -86,6 +90,9 @@ class InputItem(StrictModel):
             return head | {"call_id": self.call_id, "name": self.name, "arguments": self.arguments}
         if self.type == "function_call_output":
             return head | {"call_id": self.call_id, "output": "\n".join(part.text for part in self.output or [])}
+        if self.type == "reasoning":
+            thought = [{"type": "reasoning_text", "text": part.text} for part in self.content or []]
+            return head | {"summary": [], "content": thought, "encrypted_content": None}
         kind = "output_text" if self.role == "assistant" else "input_text"
         extra: dict[str, Any] = {"annotations": []} if self.role == "assistant" else {}
         content = [{"type": kind, "text": part.text} | extra for part in self.content or []]
@@ -149,6 +156,13 @@ class ResponseNamedChoice(StrictModel):
     name: str
 
 
+class Reasoning(StrictModel):
+    """`effort` goes to the chat template. Reasoning comes in full: there are no summaries."""
+
+    effort: ReasoningEffort | None = None
+    summary: Literal["auto"] | None = None
+
+
 class StreamOptions(StrictModel):
     include_obfuscation: bool | None = None
 
@@ -170,6 +184,7 @@ class ResponseRequest(SamplingRequest):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     text: TextConfig | None = None
+    reasoning: Reasoning | None = None
     truncation: Literal["auto", "disabled"] | None = None
     tools: Annotated[list[ResponseTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | ResponseNamedChoice | None = None
@@ -187,7 +202,7 @@ class ResponseRequest(SamplingRequest):
         return self
 
     def tool_request(self) -> ToolRequest:
-        """The tools and the choice among them as chat has them. Raises pydantic.ValidationError."""
+        """The tools, the choice among them and the effort as chat has them. Raises pydantic.ValidationError."""
         choice: Any = self.tool_choice
         if isinstance(choice, ResponseNamedChoice):
             choice = {"type": "function", "function": {"name": choice.name}}
@@ -195,7 +210,12 @@ class ResponseRequest(SamplingRequest):
             {"type": "function", "function": tool.model_dump(include=set(FunctionDefinition.model_fields))}
             for tool in self.tools or []
         ]
-        return ToolRequest.model_validate({"model": self.model, "tools": tools, "tool_choice": choice})
+        given = {"tools": tools, "tool_choice": choice, "reasoning_effort": self.effort}
+        return ToolRequest.model_validate({"model": self.model} | given)
+
+    @property
+    def effort(self) -> ReasoningEffort | None:
+        return None if self.reasoning is None else self.reasoning.effort
 
     def ignored_params(self) -> list[str]:
         """Names of the fields given that mean nothing here, without those whose value asks for nothing."""
@@ -208,6 +228,9 @@ def unsupported_param(body: dict[str, Any]) -> str | None:
         return name
     if (found := _unsupported_tools(body)) is not None:
         return found
+    reasoning = body.get("reasoning")
+    if isinstance(reasoning, dict) and reasoning.get("summary") not in (None, "auto"):
+        return "reasoning.summary"
     text = body.get("text")
     if isinstance(text, dict) and (found := _unsupported_text(text)) is not None:
         return found
@@ -234,13 +257,14 @@ def _unsupported_text(text: dict[str, Any]) -> str | None:
 
 
 def _unsupported_item(item: dict[str, Any], where: str) -> str | None:
-    """Items other than messages, calls and their outputs (references, reasoning), and content other than text."""
+    """Items other than messages, calls, their outputs and reasoning, and content other than text."""
     if isinstance(item.get("type"), str) and item["type"] not in _NEEDED:
         return f"{where}.type"
+    allowed = REASONING_PARTS if item.get("type") == "reasoning" else TEXT_PARTS
     for name in ("content", "output"):
         parts = item.get(name)
         for index, part in enumerate(parts if isinstance(parts, list) else []):
-            if isinstance(part, dict) and isinstance(part.get("type"), str) and part["type"] not in TEXT_PARTS:
+            if isinstance(part, dict) and isinstance(part.get("type"), str) and part["type"] not in allowed:
                 return f"{where}.{name}[{index}].type"
     return None
 
@@ -287,6 +311,20 @@ class MessageItem(BaseModel):
     content: list[MessagePart]
 
 
+class ReasoningText(BaseModel):
+    type: Literal["reasoning_text"]
+    text: str
+
+
+class ReasoningItem(BaseModel):
+    id: str
+    type: Literal["reasoning"]
+    status: Literal["in_progress", "completed", "incomplete"]
+    summary: list[Any]
+    content: list[ReasoningText]
+    encrypted_content: None = None
+
+
 class FunctionCallItem(BaseModel):
     id: str
     type: Literal["function_call"]
@@ -317,9 +355,10 @@ class ResponseObject(BaseModel):
     max_output_tokens: int | None
     metadata: dict[str, str]
     model: str
-    output: list[MessageItem | FunctionCallItem]
+    output: list[ReasoningItem | MessageItem | FunctionCallItem]
     parallel_tool_calls: bool
     previous_response_id: str | None
+    reasoning: dict[str, Any]
     store: bool
     temperature: float
     text: dict[str, Any]
@@ -339,7 +378,7 @@ class ResponseDeleted(BaseModel):
 
 class InputItemList(BaseModel):
     object: Literal["list"] = "list"
-    data: list[MessageItem | FunctionCallItem | FunctionCallOutputItem]
+    data: list[ReasoningItem | MessageItem | FunctionCallItem | FunctionCallOutputItem]
     first_id: str | None
     last_id: str | None
     has_more: bool

@@ -281,7 +281,7 @@ async def test_failures(client: openai.AsyncOpenAI) -> None:
     [
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice.type"),
-        ({"reasoning": {"effort": "low"}}, "reasoning"),
+        ({"reasoning": {"effort": "low", "summary": "detailed"}}, "reasoning.summary"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"include": ["reasoning.encrypted_content"]}, "include"),

@@ -35,7 +35,7 @@ async def test_calls_and_their_outputs(client: openai.AsyncOpenAI, worker_says: 
     async with worker_says(SAYS):
         asked = await client.responses.create(model="m", input="Is it sunny?", tools=[TOOL])
         assert (asked.status, asked.output_text, calls_of(asked)) == ("completed", "Let me see.", CALLED)
-        assert [item.type for item in asked.output] == ["message", "function_call", "function_call"]
+        assert [item.type for item in asked.output] == ["reasoning", "message", "function_call", "function_call"]
         assert [tool.name for tool in asked.tools] == ["weather"]  # type: ignore[union-attr]
         assert await client.responses.retrieve(asked.id) == asked
         outputs: Any = [
