@@ -14,7 +14,9 @@ COMMANDS = {
     "http": "a load on any OpenAI-compatible server: rates, latencies, goodput",
     "chaos": "jobs through all doors while everything is killed in turn; then the books are compared",
     "overload": "several times what can be served: what is refused, kept and lost, and the memory of each process",
+    "batch": "a batch of many lines: how fast, and the memory of each process meanwhile",
     "interference": "a backlog of batch work beside interactive requests: what they notice, and what it gets",
+    "models": "each architecture of transformers, small and random, against transformers' own code",
     "structured": "outputs that follow JSON Schemas: whether they are right, and what the masks cost",
     "overhead": "what HTTP, queue and worker add to an engine that is called in process",
 }

@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import random
 import resource
+import signal
 import tempfile
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,7 +29,9 @@ from workers.llm import LLM
 from workers.model.decoder import Decoder
 from workers.model.loaders.errors import ModelLoadError
 
-SECONDS = 120.0
+CPU_SECONDS = 60
+WALL_SECONDS = 900.0
+"""The limit where the machine is busy with other things."""
 MEMORY_BYTES = 6 << 30
 TOKENS = 16
 TOLERANCE = 1e-4
@@ -68,13 +71,13 @@ def isolated(model_type: str) -> Result:
     child.start()
     theirs.close()
     try:
-        if not ours.poll(SECONDS):
-            return {"road": "none", "reason": f"it takes longer than {SECONDS:.0f} s"}
+        if not ours.poll(WALL_SECONDS):
+            return {"road": "none", "reason": f"it takes longer than {WALL_SECONDS:.0f} s"}
         result: Result = ours.recv()
         return result
     except EOFError:
         child.join()
-        return {"road": "none", "reason": f"its process ends with exit code {child.exitcode}"}
+        return {"road": "none", "reason": _ended(child.exitcode)}
     finally:
         child.kill()
         child.join()
@@ -82,7 +85,14 @@ def isolated(model_type: str) -> Result:
 
 def _child(connection: Connection, model_type: str) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
     connection.send(attempt(model_type))
+
+
+def _ended(code: int | None) -> str:
+    if code == -signal.SIGXCPU:
+        return f"it takes longer than {CPU_SECONDS} s of a core"
+    return f"its process ends with exit code {code}"
 
 
 def attempt(model_type: str) -> Result:

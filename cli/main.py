@@ -37,6 +37,8 @@ COMMANDS = {
     "topology": Command(declared.TopologySettings, "cli.topology", "declare exchanges and queues on RabbitMQ"),
     "keys": Command(declared.KeysSettings, "cli.keys", "API keys: create | list | revoke"),
     "dead": Command(declared.DeadSettings, "cli.dead", "dead letters: list | show | replay | drop"),
+    "models": Command(declared.ModelsSettings, "cli.models", "which models are served, and by whose code"),
+    "inspect": Command(declared.InspectSettings, "cli.inspect_model", "what a model is and needs, without its weights"),
     "publish": Command(declared.PublishSettings, "cli.publish", "publish straight to the queue and print the answer"),
 }
 

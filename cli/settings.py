@@ -235,6 +235,20 @@ class KeysSettings(StoreSettings, cli_prog_name="headrace keys"):
     json_lines: bool = Field(False, description="list as one JSON object a line")
 
 
+class ModelsSettings(Settings, cli_prog_name="headrace models"):
+    """Which models are served, and by whose code: families of this project's, transformers' own code, or not, and why."""
+
+    format: Literal["text", "markdown", "json-lines"] = Field("text", description="how to print them")
+
+
+class InspectSettings(Settings, cli_prog_name="headrace inspect"):
+    """What a model is and needs, without loading its weights: whose code runs it, parameters, memory, context, tokenizer."""
+
+    model: CliPositionalArg[str] = Field(description="model folder, .gguf file, hub id (org/name), or demo")
+    gpu_memory_fraction: float = Field(0.9, gt=0, le=1, description="part of the GPU's memory to use in all")
+    trust_remote_code: bool = Field(False, description="run code that comes with the model")
+
+
 class DeadSettings(BrokerSettings, cli_prog_name="headrace dead"):
     """Dead letters: messages that could not be dealt with, each with the reason and its attempts. They are held back
     from others while this command runs, and go back in their order."""

@@ -53,6 +53,22 @@ def load_backend(
     return served, limit
 
 
+def outline(path: Path, trust_remote_code: bool) -> TransformersModel:
+    """The model without weights, for its sizes alone. Raises ModelLoadError, CannotServe, CodeFails."""
+    _register()
+    return TransformersModel(skeleton(path, trust_remote_code))
+
+
+def skeleton(path: Path, trust_remote_code: bool) -> Any:
+    """The model on the meta device. Raises ModelLoadError."""
+    _register()
+    config = read_hf_config(path, trust_remote_code)
+    try:
+        return _random(config, torch.bfloat16, torch.device("meta"), trust_remote_code).eval()
+    except Exception as error:  # as below
+        raise ModelLoadError(f"{path}: {_reason(error, trust_remote_code)}") from error
+
+
 def read_hf_config(path: Path, trust_remote_code: bool) -> Any:
     """Raises ModelLoadError."""
     try:

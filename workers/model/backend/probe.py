@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels.attention import AttentionOptions
-from workers.model.backend.attention import AttentionCall, set_handler
+from workers.model.backend.attention import NAME, AttentionCall, set_handler
 
 PROBE = "headrace_probe"
 """Of our attention with masks, which the probe looks at."""
@@ -27,6 +27,10 @@ class CannotServe(ValueError):
     """The model does what the backend cannot; the message says what."""
 
 
+class CodeFails(CannotServe):
+    """The model's code raises something."""
+
+
 def probe_mask(
     *, batch_size: int, q_length: int, kv_length: int, mask_function: Callable[..., Any], device: Any = "cpu", **_: Any
 ) -> Tensor:
@@ -34,9 +38,7 @@ def probe_mask(
     if q_length != kv_length:
         raise CannotServe("a layer attends to other states than the decoder's own (cross attention)")
     window = _window(mask_function)
-    return torch.full(
-        (batch_size, 1, q_length, kv_length), float(window), device="cpu" if str(device) == "meta" else device
-    )
+    return torch.full((batch_size, 1, q_length, kv_length), float(window), device=device)
 
 
 def _window(mask_function: Callable[..., Any]) -> int:
@@ -85,7 +87,7 @@ def _call(
     if given.get("position_bias") is not None:
         raise CannotServe("its attention takes a bias by position, which the kernels do not have")
     window = given.get("sliding_window") or 0
-    if mask is not None and not mask.is_meta:
+    if mask is not None:
         window = float(mask.flatten()[0])
         if not 0 <= window <= _REACH or bool((mask != window).any()):
             raise CannotServe("it changes its attention mask by what the tokens are")
@@ -104,15 +106,16 @@ def probe(model: Any, forward: Callable[[Tensor, Tensor], Any]) -> list[Attentio
     """The calls of attention of one `forward(input_ids, position_ids)`, both [1, tokens]. Raises CannotServe."""
     noted = Probe()
     set_handler(model, noted)
-    model.set_attn_implementation(PROBE)
     device = next(model.parameters()).device
+    # without weights masks cannot be made: windows are then what a layer says of itself
+    model.set_attn_implementation(NAME if device.type == "meta" else PROBE)
     positions = torch.arange(TOKENS, device=device)[None]
     try:
         forward(positions + 3, positions)
     except CannotServe:
         raise
     except Exception as error:  # the model's own code, of which nothing is known yet
-        raise CannotServe(f"its code fails: {type(error).__name__}: {error}") from error
+        raise CodeFails(f"its code fails: {type(error).__name__}: {error}") from error
     if not noted.calls:
         raise CannotServe(NO_INTERFACE)
     return noted.calls

@@ -146,6 +146,10 @@ class GGUFFile:
                 names.append(f"{part}.{kind}" if layer is None else f"model.layers.{layer}.{part}.{kind}")
         return names
 
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of all tensors."""
+        return [tuple(int(size) for size in tensor.shape) for tensor in self._tensors.values()]
+
     def has(self, name: str) -> bool:
         """Whether there is a tensor for this HuggingFace name."""
         try:

@@ -20,8 +20,9 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headrace"
 
 
-def resolve(model: str, *, cache_dir: Path | None = None) -> Path:
-    """The folder or GGUF file that `model` names: an existing one, `demo`, or a hub id such as org/name.
+def resolve(model: str, *, cache_dir: Path | None = None, weights: bool = True) -> Path:
+    """The folder or GGUF file that `model` names: an existing one, `demo`, or a hub id such as org/name, of which all but
+    the weights is fetched with `weights` off.
 
     Downloads show their progress on stderr. Raises ModelLoadError.
     """
@@ -37,17 +38,18 @@ def resolve(model: str, *, cache_dir: Path | None = None) -> Path:
             return path
         raise ModelLoadError(f"{path} is not a .gguf file: give a HuggingFace model folder, a .gguf file or a hub id")
     if _HUB_ID.fullmatch(model):
-        return _from_hub(model, cache_dir)
+        return _from_hub(model, cache_dir, weights)
     raise ModelLoadError(f"no model at {model!r}: give a model folder, a .gguf file, a hub id (org/name), or demo")
 
 
-def _from_hub(model: str, cache_dir: Path | None) -> Path:
+def _from_hub(model: str, cache_dir: Path | None, weights: bool) -> Path:
     import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    left_out = _NOT_HUB_FILES if weights else ["*.safetensors"]
     try:
-        found = snapshot_download(model, cache_dir=cache_dir, allow_patterns=_HUB_FILES, ignore_patterns=_NOT_HUB_FILES)
+        found = snapshot_download(model, cache_dir=cache_dir, allow_patterns=_HUB_FILES, ignore_patterns=left_out)
     except (HfHubHTTPError, httpx.HTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelLoadError(f"cannot get {model!r} from the HuggingFace hub: {reason}") from error
