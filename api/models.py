@@ -119,7 +119,8 @@ class ModelRegistry:
             async with asyncio.timeout(max(0.0, self._discovered_at - self._clock())), self._changed:
                 await self._changed.wait_for(lambda: self._accepts(model))
         except TimeoutError:
-            raise self._unknown(model) from None
+            if not self._accepts(model):  # it may have come as time was up
+                raise self._unknown(model) from None
 
     def _accepts(self, model: str) -> bool:
         self._expire()

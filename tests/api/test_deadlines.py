@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,7 +15,7 @@ from broker.memory import MemoryHub
 from schemas.messages import ErrorInfo, Frame, Result, Status, decode, encode
 from schemas.messages import Job as JobMessage
 from schemas.topology import STATUS, reply_address, request_queue, topology
-from tests.api.conftest import connected
+from tests.api.conftest import connected, known
 from tests.api.stub_worker import StubWorker
 from tests.api.test_completions import CHAT, chat
 
@@ -73,8 +72,6 @@ async def test_what_the_worker_finds_expired_is_the_same_error(
 ) -> None:
     status = Status(worker="w", model="late", max_model_len=9, vocab_size=9)
     await late.publish(STATUS, "", Message(encode(status)), confirm=False)
-    async with asyncio.timeout(10):
-        while "late" not in {model.id for model in app.state.services.models.models()}:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await known(app, "late")
     response = await http.post(CHAT, json=chat("one", stream=stream) | {"model": "late"})
     assert (response.status_code, response.json()["error"]["code"]) == (504, "request_timeout")

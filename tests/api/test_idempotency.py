@@ -17,7 +17,7 @@ from api.settings import ApiSettings
 from api.store import NotFound, Store
 from broker.base import Broker, BrokerUnavailable, PublishRejected
 from broker.memory import MemoryBroker, MemoryHub
-from tests.api.conftest import SETTINGS, connected
+from tests.api.conftest import SETTINGS, connected, known
 from tests.api.sse_reader import events, texts
 from tests.api.stub_worker import StubWorker
 from tests.api.test_completions import CHAT, PLAIN, chat, plain
@@ -41,7 +41,7 @@ async def second(hub: MemoryHub, worker: StubWorker, store: Store) -> AsyncItera
     async with connected(hub) as broker:
         app = create_app(broker=broker, store=store, settings=SETTINGS)
         async with app.router.lifespan_context(app):
-            await app.state.services.models.require("stub")
+            await known(app, "stub")
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
                 yield client
 
@@ -183,7 +183,7 @@ async def test_an_api_process_that_stops_leaves_the_job_running(
     async with connected(hub) as broker:
         app = create_app(broker=broker, store=store, settings=SETTINGS)
         async with app.router.lifespan_context(app):
-            await app.state.services.models.require("stub")
+            await known(app, "stub")
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
                 asking = asyncio.create_task(client.post(CHAT, json=body, headers=KEY))
                 await worker.until_jobs(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -109,3 +110,17 @@ async def started(broker: Broker) -> AsyncIterator[ModelRegistry]:
 async def test_workers_that_were_there_first_are_found(worker: StubWorker, started: ModelRegistry) -> None:
     await started.require("stub")
     assert started.get("stub").max_model_len == 512
+
+
+async def test_a_model_that_comes_as_time_is_up(broker: Broker) -> None:
+    registry = ModelRegistry(broker, discovery_seconds=0.05)
+    await registry.start()
+    async with registry._changed:  # a busy moment: what has come is there, and nobody has been told
+        asking = asyncio.create_task(registry.require("m"))
+        await asyncio.sleep(0)
+        status = Status(worker="w1", model="m", max_model_len=100, vocab_size=10)
+        hearing = asyncio.create_task(registry._on_status(encode(status)))
+        await asyncio.wait([asking])
+    await asking
+    await hearing
+    await registry.close()
