@@ -49,6 +49,9 @@ class PacedEngine:
         self._waiting[request.id] = _Running(request, len(request.output_token_ids), start)
         self._start()
 
+    def load_grammars(self, tokenizer: str) -> None:
+        """It follows none."""
+
     def abort(self, ids: list[str]) -> None:
         for request_id in ids:
             self._running.pop(request_id, None)

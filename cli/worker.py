@@ -24,7 +24,7 @@ from cli.services import amqp_broker, connected
 from cli.settings import WorkerCommandSettings, WorkerSettings
 from workers.engine.config import EngineConfig
 from workers.front.defaults import SamplingDefaults
-from workers.front.engine_client import EngineClient, EngineStartError, ProcessEngine
+from workers.front.engine_client import EngineStartError, ProcessEngine
 from workers.front.text import TextProcessor
 from workers.front.tools.model_syntax import ModelSyntax
 from workers.front.worker import EngineDiedError, Worker
@@ -33,7 +33,7 @@ STILL_LOADING_SECONDS = 10.0
 MAX_DEATHS = 3
 DEATH_SECONDS = 600.0
 
-NewEngine = Callable[[EngineConfig], EngineClient]
+NewEngine = Callable[[EngineConfig], ProcessEngine]
 """Makes the engine's client: another than ProcessEngine's default where the service around an engine is measured."""
 
 
@@ -105,50 +105,57 @@ class WorkerHost:
 
 
 async def load_worker(broker: Broker, settings: WorkerSettings, worker_id: str, new_engine: NewEngine) -> Worker:
-    """Load tokenizer and engine, saying so. Raises StartError. The worker's `run` closes the engine."""
+    """Load tokenizer and engine side by side, saying so. Raises StartError. The worker's `run` closes the engine."""
     async with _progress(settings.model):
-        text = await asyncio.to_thread(load_text, settings)
-        engine = new_engine(
-            msgspec.structs.replace(
-                settings.engine_config(), model=str(text.path), tokenizer=text.processor.tokenizer_json
-            )
-        )
-        worker = Worker(
-            broker,
-            engine,
-            text.processor,
-            model=settings.model_name,
-            worker_id=worker_id,
-            sampling_defaults=text.sampling_defaults,
-        )
+        path = await asyncio.to_thread(find_model, settings.model)
+        engine = new_engine(msgspec.structs.replace(settings.engine_config(), model=str(path)))
+        await engine.spawn()
         try:
+            text = await asyncio.to_thread(load_text, settings, path)
+            worker = Worker(
+                broker,
+                engine,
+                text.processor,
+                model=settings.model_name,
+                worker_id=worker_id,
+                sampling_defaults=text.sampling_defaults,
+            )
             await worker.start()
         except EngineStartError as error:
             raise StartError(f"the engine cannot start: {error}") from error
-        except asyncio.CancelledError:
+        except (StartError, asyncio.CancelledError):
             await engine.close()
             raise
+        engine.load_grammars(text.processor.tokenizer_json)
     return worker
 
 
-class Text(NamedTuple):
-    """What the front needs of a model, and where the model is."""
+def find_model(model: str) -> Path:
+    """Where the model is; fetches it where it is not here yet. Raises StartError."""
+    from workers.model.loaders.errors import ModelLoadError
+    from workers.model.loaders.resolve import resolve
 
-    path: Path
+    try:
+        return resolve(model)
+    except ModelLoadError as error:
+        raise StartError(f"cannot load the model: {error}") from error
+
+
+class Text(NamedTuple):
+    """What the front needs of a model."""
+
     processor: TextProcessor
     sampling_defaults: SamplingDefaults
 
 
-def load_text(settings: WorkerSettings) -> Text:
-    """Find or fetch the model and load its tokenizer; takes seconds, or as long as a download. Raises StartError."""
+def load_text(settings: WorkerSettings, path: Path) -> Text:
+    """Load the tokenizer of the model at `path`; takes seconds. Raises StartError."""
     # Imported here: torch and transformers take seconds, and a broker that cannot be reached is told before.
     from workers.model.loaders.config import read_generation_defaults
     from workers.model.loaders.errors import ModelLoadError
-    from workers.model.loaders.resolve import resolve
     from workers.model.loaders.tokenizer import load_tokenizer
 
     try:
-        path = resolve(settings.model)
         tokenizer = load_tokenizer(path, trust_remote_code=settings.trust_remote_code)
         if settings.chat_template:
             use_template(tokenizer, Path(settings.chat_template))
@@ -156,7 +163,7 @@ def load_text(settings: WorkerSettings) -> Text:
         trusted = settings.trust_request_chat_template
         suggested = {} if settings.generation_config == "none" else read_generation_defaults(path).sampling
         processor = TextProcessor(tokenizer, syntax, trust_request_templates=trusted)
-        return Text(path, processor, SamplingDefaults.of(suggested))
+        return Text(processor, SamplingDefaults.of(suggested))
     except ModelLoadError as error:
         raise StartError(f"cannot load the model: {error}") from error
     except msgspec.ValidationError as error:

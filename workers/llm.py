@@ -15,7 +15,7 @@ from schemas.messages import EmbeddingParams, FinishReason, SamplingParams
 from workers.engine.build import build_engine
 from workers.engine.config import EngineConfig
 from workers.engine.engine import Engine
-from workers.grammar import Grammars, tokenizer_json
+from workers.grammar import tokenizer_json
 from workers.model.loaders.tokenizer import load_tokenizer
 from workers.protocol import AddRequest, TokenLogprobs, TokenOutput
 
@@ -119,8 +119,7 @@ class LLM:
             )
         ids = self.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else list(prompt)
         if sampling.grammar is not None and isinstance(self.engine, Engine) and self.engine.grammars is None:
-            text = tokenizer_json(self.tokenizer)
-            self.engine.grammars = Grammars(text, self.ready.vocab_size, self.ready.eos_token_ids)
+            self.engine.load_grammars(tokenizer_json(self.tokenizer))
         number = next(self._ids)
         seed = number if sampling.seed is None else sampling.seed
         return AddRequest(f"llm-{number}", ids, msgspec.structs.replace(sampling, seed=seed))

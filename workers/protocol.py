@@ -36,11 +36,17 @@ class AbortRequests(Struct, frozen=True, tag="abort", array_like=True):
     ids: list[str]
 
 
+class LoadGrammars(Struct, frozen=True, tag="grammars", array_like=True):
+    """From now on requests may have grammars. `tokenizer` is the JSON text of a `tokenizers.Tokenizer`."""
+
+    tokenizer: str
+
+
 class Shutdown(Struct, frozen=True, tag="shutdown", array_like=True):
     """Leave the loop and end the process."""
 
 
-ToEngine = AddRequest | AbortRequests | Shutdown
+ToEngine = AddRequest | AbortRequests | LoadGrammars | Shutdown
 
 
 class TokenLogprobs(Struct, frozen=True, array_like=True):

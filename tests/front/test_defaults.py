@@ -81,26 +81,31 @@ def folder(path: Path, generation: str) -> str:
 
 def test_they_are_read_from_the_models_folder_unless_told_otherwise(tmp_path: Path) -> None:
     model = folder(tmp_path, '{"temperature": 0.6, "max_new_tokens": 9, "do_sample": true}')
-    read = load_text(WorkerCommandSettings(model=model))
+    read = load_text(WorkerCommandSettings(model=model), Path(model))
     assert read.sampling_defaults.values == {"temperature": 0.6, "max_tokens": 9}
-    assert load_text(WorkerCommandSettings(model=model, generation_config="none")).sampling_defaults.values == {}
+    assert (
+        load_text(WorkerCommandSettings(model=model, generation_config="none"), Path(model)).sampling_defaults.values
+        == {}
+    )
 
 
 def test_a_broken_generation_config_ends_the_start_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"generation_config\.json: .*temperature"):
-        load_text(WorkerCommandSettings(model=folder(tmp_path, '{"temperature": -1}')))
+        load_text(WorkerCommandSettings(model=folder(tmp_path, '{"temperature": -1}')), tmp_path)
 
 
 def test_a_template_from_a_file_takes_the_place_of_the_models(tmp_path: Path) -> None:
     model, file = folder(tmp_path, "{}"), tmp_path / "mine.jinja"
     file.write_text("{{ messages[0].content }}")
-    assert load_text(WorkerCommandSettings(model=model, chat_template=str(file))).processor.has_chat_template
+    assert load_text(
+        WorkerCommandSettings(model=model, chat_template=str(file)), Path(model)
+    ).processor.has_chat_template
     for text, reason in (
         ("{% if %}", "mine.jinja does not work"),
         ("{{ raise_exception('no') }}", "does not work: no"),
     ):
         file.write_text(text)
         with pytest.raises(StartError, match=reason):
-            load_text(WorkerCommandSettings(model=model, chat_template=str(file)))
+            load_text(WorkerCommandSettings(model=model, chat_template=str(file)), Path(model))
     with pytest.raises(StartError, match="cannot be read"):
-        load_text(WorkerCommandSettings(model=model, chat_template=str(tmp_path / "none.jinja")))
+        load_text(WorkerCommandSettings(model=model, chat_template=str(tmp_path / "none.jinja")), Path(model))

@@ -106,3 +106,10 @@ async def test_a_start_that_takes_too_long() -> None:
 
 async def test_closing_what_was_not_started() -> None:
     await ProcessEngine(CONFIG).close()
+
+
+async def test_an_engine_that_still_loads_is_closed_at_once() -> None:
+    engine = ProcessEngine(CONFIG, target=engine_children.hang, close_timeout=60.0)
+    await engine.spawn()
+    async with asyncio.timeout(20):
+        await engine.close()

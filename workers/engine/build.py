@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import mmap
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from workers.engine.config import EngineConfig
 from workers.engine.encoder_engine import EncoderEngine
 from workers.engine.engine import Engine
 from workers.engine.load_model import load_model, reads_causally
+from workers.engine.memory import cache_budget
 from workers.engine.runner import ModelRunner
 from workers.engine.scheduler import Scheduler, SchedulerConfig
-from workers.grammar import GrammarError, Grammars
 from workers.model.encoder import Encoder, load_encoder
 from workers.model.interface import ModelSizes
 from workers.model.loaders.config import read_config, read_generation_defaults
@@ -28,9 +27,6 @@ from workers.model.loaders.resolve import resolve
 from workers.model.pooling import Pooling
 from workers.protocol import Ready
 
-logger = logging.getLogger(__name__)
-
-_CPU_CACHE_BYTES = 2 << 30
 _WATERMARK = 0.01
 _CPU_BLOCK_SIZE, _GPU_BLOCK_SIZE = 16, 64
 """On a GPU one block is one tile of keys: a wider one makes better products and fewer table reads."""
@@ -80,8 +76,7 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
     )
     scheduler = Scheduler(scheduling, BlockPool(blocks))
     vocab, asynchronous = sizes.vocab_size, device.type == "cuda"
-    grammars = _grammars(config, vocab, eos) if pooling is None else None
-    engine = Engine(scheduler, runner, eos, vocab, asynchronous, grammars)
+    engine = Engine(scheduler, runner, eos, vocab, asynchronous)
     width = 0 if runner.pooler is None else runner.pooler.width
     ready = Ready(scheduler.longest, vocab, blocks - 1, block_size, config.max_running, eos, width)
     return BuiltEngine(engine, ready, path)
@@ -102,18 +97,6 @@ def _build_encoder(
     )
     ready = Ready(limit, encoder.vocab_size, 0, 0, config.max_running, [], encoder.width)
     return BuiltEngine(engine, ready, path)
-
-
-def _grammars(config: EngineConfig, vocab: int, eos_token_ids: list[int]) -> Grammars | None:
-    """Loaded now, so that no request waits for it."""
-    if config.tokenizer is None:
-        return None
-    grammars = Grammars(config.tokenizer, vocab, eos_token_ids)
-    try:
-        grammars.load()
-    except GrammarError as error:
-        logger.warning("structured outputs will be refused: %s", error)
-    return grammars
 
 
 def _device(config: EngineConfig) -> torch.device:
@@ -154,15 +137,7 @@ def _num_blocks(
     if config.kv_blocks is not None:
         return config.kv_blocks + 1
     useful = config.max_running * -(-limit // block_size)
-    if config.kv_memory_bytes is not None:
-        budget = config.kv_memory_bytes
-    elif device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        activations = config.max_batched_tokens * (4 * decoder.intermediate_size + 4 * decoder.hidden_size) * 4
-        logits = config.max_running * decoder.vocab_size * 4 * 4
-        budget = int(free - (1 - config.gpu_memory_fraction) * total) - activations - logits
-    else:
-        budget = _CPU_CACHE_BYTES
+    budget = cache_budget(config, decoder, device)
     layout = decoder.kv_layout
     token_bytes = decoder.kv_values_per_token * layout.depth // decoder.num_layers * dtype.itemsize
     blocks = min(budget // (token_bytes * block_size), useful * len(layout.windows))

@@ -13,8 +13,7 @@ Task = Literal["auto", "generate", "embed"]
 
 class EngineConfig(Struct, frozen=True, kw_only=True):
     """Settings of one engine. `model` is what `workers.model.loaders.resolve` takes: a folder, a GGUF file, `demo`, or a
-    hub id. None or "auto" means: decide from the model and the machine. `tokenizer` is the JSON text of a
-    `tokenizers.Tokenizer`; without it the engine refuses requests with a grammar. `implementation` says whose code computes
+    hub id. None or "auto" means: decide from the model and the machine. `implementation` says whose code computes
     the model: a family's, transformers', or auto, which is transformers' where there is no family. `task` says what is made,
     text or embeddings; auto: embeddings by a folder with sentence-transformers' modules, and by a base model."""
 
@@ -37,4 +36,3 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     threads: int | None = None
     seed: int = 0
     trust_remote_code: bool = False
-    tokenizer: str | None = None

@@ -55,6 +55,9 @@ class EncoderEngine:
         self._waiting[added.id] = added
         heapq.heappush(self._order, (added.priority, next(self._arrivals), added.id))
 
+    def load_grammars(self, tokenizer: str) -> None:
+        """There is no text for a grammar to rule."""
+
     def abort(self, ids: list[str]) -> None:
         """Forget requests; unknown ids are ignored."""
         running = [] if self._launched is None else [request.id for request in self._launched.requests]

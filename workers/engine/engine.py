@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from workers.engine.scores import Scores
 from workers.grammar import GrammarError, Grammars, Matcher
 from workers.model.pooling import finished
 from workers.protocol import AddRequest, EngineStats, TokenLogprobs, TokenOutput
+
+logger = logging.getLogger(__name__)
 
 
 class InvalidRequest(ValueError):
@@ -62,6 +65,15 @@ class Engine:
         self._launched: _Launched | None = None
         self._ended = 0.0
         self._arrivals = count()
+
+    def load_grammars(self, tokenizer: str) -> None:
+        """Requests may have grammars from now on; until then they are refused. tokenizer: JSON of a `tokenizers.Tokenizer`.
+        Loaded at once, so that no request waits for it."""
+        self.grammars = Grammars(tokenizer, self.vocab_size, sorted(self.eos_token_ids))
+        try:
+            self.grammars.load()
+        except GrammarError as error:
+            logger.warning("structured outputs will be refused: %s", error)
 
     @property
     def has_work(self) -> bool:

@@ -13,6 +13,7 @@ from workers.protocol import (
     AddRequest,
     EngineFailed,
     FromEngine,
+    LoadGrammars,
     Shutdown,
     StepOutput,
     TokenOutput,
@@ -65,6 +66,8 @@ class EngineLoop:
                     case AbortRequests(ids=ids):
                         self._engine.abort(ids)
                         self._aborted = True
+                    case LoadGrammars(tokenizer):
+                        self._engine.load_grammars(tokenizer)
                     case Shutdown():
                         self._stopped = True
         return refused

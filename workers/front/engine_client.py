@@ -23,6 +23,7 @@ from workers.protocol import (
     AbortRequests,
     AddRequest,
     EngineFailed,
+    LoadGrammars,
     Ready,
     Shutdown,
     StepOutput,
@@ -144,12 +145,22 @@ class ProcessEngine:
     def abort(self, ids: list[str]) -> None:
         self._send(AbortRequests(ids))
 
-    async def start(self) -> Ready:
+    def load_grammars(self, tokenizer: str) -> None:
+        """See LoadGrammars."""
+        self._send(LoadGrammars(tokenizer))
+
+    async def spawn(self) -> None:
+        """Start the process, which begins to load. `start` waits for it, and does this where it was not done before."""
+        if self._process is not None:
+            return
         self._loop = asyncio.get_running_loop()
         self._died: asyncio.Future[str] = self._loop.create_future()
         self._exited = asyncio.Event()
         self._ready: asyncio.Future[Ready] = self._loop.create_future()
         await self._spawn()
+
+    async def start(self) -> Ready:
+        await self.spawn()
         awaited: list[asyncio.Future[Any]] = [self._ready, self._died]
         await asyncio.wait(awaited, timeout=self._start_timeout, return_when=asyncio.FIRST_COMPLETED)
         if self._ready.done():
@@ -165,6 +176,8 @@ class ProcessEngine:
             return
         self._closing = True
         self._send(Shutdown())
+        if not self._ready.done():  # it loads, and listens to nothing
+            self._process.terminate()
         for end in (self._process.terminate, self._process.kill):
             if await self._wait_exit():
                 break
