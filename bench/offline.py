@@ -20,6 +20,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="headrace bench offline", description=__doc__)
     made.add_argument("--model", default="demo", help="model folder, .gguf file, hub id or demo")
     made.add_argument("--load-format", choices=["auto", "dummy"], default="auto", help="dummy: random weights")
+    made.add_argument("--implementation", choices=["auto", "native", "transformers"], default="auto")
     made.add_argument("--dtype", default="auto")
     made.add_argument("--device", default="auto")
     made.add_argument("--workload", default="latency-1", help=f"comma-separated, of: {', '.join(WORKLOADS)}")
@@ -49,6 +50,7 @@ def build(options: argparse.Namespace) -> LLM:
     return LLM(
         options.model,
         load_format=options.load_format,
+        implementation=options.implementation,
         dtype=options.dtype,
         device=options.device,
         max_running=options.max_running,
