@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench.kernels_moe import moe_cases
 from kernels.activation import silu_mul
 from kernels.argmax import argmax
 from kernels.attention import AttentionOptions
@@ -122,6 +123,7 @@ def cases(config: DecoderConfig) -> Iterator[Case]:
         yield _prefill(config, sequences, context)
     for rows in (1, 256):
         yield from _sampling(config, rows)
+    yield from moe_cases(config, DTYPE, Case)
 
 
 def _random(*shape: int) -> Tensor:
