@@ -65,16 +65,7 @@ class Reference:
 
 
 @pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """For torch in this process: on busy cores threads that wait for each other make it four times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def reference(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     source = resolve("demo")
     folder = export_folder(source, tmp_path_factory.mktemp("exported"), torch.float32)
     tokenizer = load_tokenizer(source)
