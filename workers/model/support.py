@@ -47,7 +47,6 @@ def summary(known: list[Architecture]) -> str:
     """The counts of those that were swept, in one line."""
     swept = [one for one in known if one.swept]
     counts = {road: sum(one.road == road for one in swept) for road in _BEST}
-    return (
-        f"{counts['native'] + counts['backend']} of {len(swept)} architectures tried load and generate: {counts['native']} by "
-        f"families, {counts['backend']} by transformers' code"
-    )
+    served = counts["native"] + counts["backend"]
+    roads = f"{counts['native']} by families, {counts['backend']} by transformers' code"
+    return f"{served} of {len(swept)} architectures tried load and generate: {roads}"

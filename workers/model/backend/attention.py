@@ -58,26 +58,25 @@ class AttentionCall:
 
 @dataclass(slots=True)
 class _Pass:
-    """One forward pass under way: `index` counts the calls of attention so far."""
+    """One forward pass under way. index: calls of attention so far; groups: the batch for each group of layers."""
 
-    batch: Batch
+    groups: list[Batch]
     kv_cache: Tensor
-    tile: int
     index: int = 0
-    by_heads: dict[tuple[int, int], Batch] = field(default_factory=dict)
+    by_heads: dict[tuple[int, int, int], Batch] = field(default_factory=dict)
 
 
 class PagedAttention:
     """The handler of a model that is served. `run` is one forward pass, whose n-th call of attention keeps its keys and
-    values in the n-th layer of the cache, whichever module makes it."""
+    values where the layout has the n-th layer, whichever module makes it. places: group and place of each, as in KVLayout."""
 
-    def __init__(self, calls: list[AttentionCall], largest: AttentionCall) -> None:
-        self._calls = calls
+    def __init__(self, calls: list[AttentionCall], largest: AttentionCall, places: tuple[tuple[int, int], ...]) -> None:
+        self._calls, self._places = calls, places
         self._tile = sequences_per_tile(largest.heads, largest.kv_heads)
         self._pass: _Pass | None = None
 
     def run(self, forward: Callable[[], Any], batch: Batch, kv_cache: Tensor) -> Any:
-        current = self._pass = _Pass(batch, kv_cache, self._tile)
+        current = self._pass = _Pass([batch, *batch.others], kv_cache)
         try:
             result = forward()
         finally:
@@ -90,14 +89,21 @@ class PagedAttention:
     ) -> Tensor:
         current = self._pass
         assert current is not None
-        call, cache = self._calls[current.index], current.kv_cache[current.index]
+        call, (group, place) = self._calls[current.index], self._places[current.index]
         current.index += 1
         queries, keys, values = (_packed(x, call.width) for x in (q, k, v))
-        cache = _view(cache, call)
-        batch = _for_heads(current, call)
+        cache = _view(current.kv_cache[place], call)
+        batch = self._batch(current, group, call)
         write_cache(keys, values, cache, batch.cache_slots)
         out = paged_attention(queries.contiguous(), cache, batch, call.options)
         return (out if call.value_dim == call.width else out[..., : call.value_dim])[None]
+
+    def _batch(self, current: _Pass, group: int, call: AttentionCall) -> Batch:
+        """The batch as layers of these heads see it."""
+        key = group, call.heads, call.kv_heads
+        if key not in current.by_heads:
+            current.by_heads[key] = _with_heads(current.groups[group], call, self._tile)
+        return current.by_heads[key]
 
 
 def _packed(x: Tensor, width: int) -> Tensor:
@@ -115,14 +121,6 @@ def _view(cache: Tensor, call: AttentionCall) -> Tensor:
         return cache
     shape = (2, blocks, call.kv_heads, block_size, call.width)
     return cache.view(-1)[: 2 * blocks * call.kv_heads * block_size * call.width].view(shape)
-
-
-def _for_heads(current: _Pass, call: AttentionCall) -> Batch:
-    """The batch as layers with other heads than the largest see it."""
-    key = call.heads, call.kv_heads
-    if key not in current.by_heads:
-        current.by_heads[key] = _with_heads(current.batch, call, current.tile)
-    return current.by_heads[key]
 
 
 def _with_heads(batch: Batch, call: AttentionCall, tile: int) -> Batch:

@@ -6,6 +6,8 @@ the model itself) shows here, before the first request.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,7 @@ from workers.model.batch import Batch
 
 _TOKENS, _FIRST = 24, 14
 _BLOCK_SIZE = 16
+_BLOCKS = -(-_TOKENS // _BLOCK_SIZE)
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
 
 
@@ -39,17 +42,23 @@ def check(model: TransformersModel) -> None:
 
 
 def _cache(model: TransformersModel, parameter: Tensor) -> Tensor:
+    """Blocks for every group of layers, behind the null block."""
     config = model.config
-    blocks = 1 + -(-_TOKENS // _BLOCK_SIZE)
-    shape = (config.num_layers, 2, blocks, config.num_kv_heads, _BLOCK_SIZE, config.head_dim)
+    blocks = 1 + len(config.kv_layout.windows) * _BLOCKS
+    shape = (config.kv_layout.depth, 2, blocks, config.num_kv_heads, _BLOCK_SIZE, config.head_dim)
     return parameter.new_zeros(shape)
 
 
 def _batch(tokens: Tensor, start: int, end: int, cache: Tensor) -> Batch:
     """Tokens [start, end) of the one sequence: a chunk, or a decode step where it is one token."""
+    groups = [_group(tokens, start, end, cache, first) for first in range(1, cache.shape[2], _BLOCKS)]
+    return replace(groups[0], others=groups[1:])
+
+
+def _group(tokens: Tensor, start: int, end: int, cache: Tensor, first_block: int) -> Batch:
     device, count = tokens.device, end - start
     blocks, kv_heads, block_size = cache.shape[2:5]
-    tables = torch.arange(1, blocks, dtype=torch.int32, device=device)[None]
+    tables = torch.arange(first_block, first_block + _BLOCKS, dtype=torch.int32, device=device)[None]
     positions = torch.arange(start, end, device=device)
     decode = prefill = None
     if count == 1:
@@ -59,5 +68,5 @@ def _batch(tokens: Tensor, start: int, end: int, cache: Tensor) -> Batch:
         spans = [Span(0, 0, count, end)]
         tiles = torch.from_numpy(plan_tiles(spans)).to(device) if device.type == "cuda" else None
         prefill = PrefillContext(spans, tables, tiles)
-    slots = CacheSlots(positions + block_size, blocks, kv_heads, block_size)
+    slots = CacheSlots(positions + first_block * block_size, blocks, kv_heads, block_size)
     return Batch(tokens[start:end], positions, slots, count if count == 1 else 0, decode, prefill, None)

@@ -18,6 +18,7 @@ from workers.model.backend.model import TransformersModel, longest_context
 from workers.model.backend.probe import NO_INTERFACE, PROBE, CannotServe, probe_mask
 from workers.model.backend.tune import settle_rope, tune
 from workers.model.loaders.errors import ModelLoadError
+from workers.model.loaders.weights import SafetensorsWeights
 
 logger = logging.getLogger(__name__)
 
@@ -90,23 +91,29 @@ def _class(config: Any) -> Any:
 
 
 def _load(path: Path, config: Any, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+    if getattr(config, "quantization_config", None) is not None:
+        raise ModelLoadError(f"{path}: quantized checkpoints are not supported")
+    SafetensorsWeights(path).check()
     try:
         model, loaded = _class(config).from_pretrained(
             path, config=config, dtype=dtype, attn_implementation=NAME, use_safetensors=True, local_files_only=True,
-            trust_remote_code=trust_remote_code, output_loading_info=True,
+            trust_remote_code=trust_remote_code, output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
     except Exception as error:  # as above
         raise ModelLoadError(f"{path}: {_reason(error, trust_remote_code)}") from error
+    for name, stored, wanted in sorted(loaded["mismatched_keys"]):
+        raise ModelLoadError(f"{path}: tensor {name} has shape {list(stored)}, the config asks for {list(wanted)}")
     if missing := sorted(loaded["missing_keys"]):
         raise ModelLoadError(f"{path}: tensor {missing[0]} is missing ({len(missing)} are)")
     return model
 
 
 def _random(config: Any, dtype: torch.dtype, device: torch.device, trust_remote_code: bool) -> Any:
+    kind = _class(config)
     with device:
-        return AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=NAME, trust_remote_code=trust_remote_code
-        )
+        if kind is not AutoModelForCausalLM:
+            return kind._from_config(config, dtype=dtype, attn_implementation=NAME)
+        return kind.from_config(config, dtype=dtype, attn_implementation=NAME, trust_remote_code=trust_remote_code)
 
 
 def _register() -> None:

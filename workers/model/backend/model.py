@@ -56,9 +56,11 @@ class BackendConfig:
 
     @property
     def kv_layout(self) -> KVLayout:
-        """One group: layers that keep different numbers of heads, as here they may, cannot share blocks."""
-        windows = {call.options.window for call in self.calls}
-        return kv_layout([windows.pop() if len(windows) == 1 else 0] * self.num_layers)
+        """One group where layers keep different numbers of values: they cut the cache into blocks differently, and so cannot
+        share them."""
+        windows = [call.options.window for call in self.calls]
+        alike = len({(call.kv_heads, call.width) for call in self.calls}) == 1 or len(set(windows)) == 1
+        return kv_layout(windows if alike else [0] * self.num_layers)
 
     @property
     def kv_values_per_token(self) -> int:
@@ -78,7 +80,7 @@ class TransformersModel:
         self.static = _is_static(model)
         calls = probe(model, lambda tokens, positions: self._logits(tokens, positions, None))
         self.config = _config(model, calls)
-        self._attention = PagedAttention(calls, self.config.largest)
+        self._attention = PagedAttention(calls, self.config.largest, self.config.kv_layout.places)
         set_handler(model, self._attention)
         model.set_attn_implementation(NAME)
 

@@ -79,6 +79,14 @@ class SafetensorsWeights:
     def has(self, name: str) -> bool:
         return name in self._file_of
 
+    def check(self) -> None:
+        """Open every shard. Raises ModelLoadError for one that is missing, cut or none."""
+        for file_name in sorted(set(self._file_of.values())):
+            try:
+                self._shard(file_name)
+            except (OSError, SafetensorError) as error:
+                raise ModelLoadError(f"{self._folder / file_name} cannot be opened: {error}") from error
+
     def _index(self) -> dict[str, str]:
         index, single = self._folder / "model.safetensors.index.json", self._folder / "model.safetensors"
         if index.is_file():
