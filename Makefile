@@ -17,9 +17,10 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint con
 TORCH_STAMP := $(VENV)/.installed-torch
 RUNTIME := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
+CLIENTS := $(VENV)-clients
 
 .DEFAULT_GOAL := help
-.PHONY: help torch install demo serve check format services test test-gpu bench-cpu chaos schemas lock clean
+.PHONY: help torch install demo serve check format services test test-gpu test-clients bench-cpu chaos schemas lock clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -79,6 +80,15 @@ test-gpu: $(if $(GPU_PYTHON),,$(DEV))  ## the tests that need a CUDA device; GPU
 	  compute-sanitizer --tool memcheck --error-exitcode 1 \
 	  $(or $(GPU_PYTHON),$(BIN)/python) -m pytest -q -m gpu tests/kernels -k "float16 and not bfloat16"
 
+$(CLIENTS)/.installed: tests/clients/requirements.txt
+	@$(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip install --disable-pip-version-check --quiet --requirement $<
+	@touch $@
+
+test-clients: $(RUNTIME) $(CLIENTS)/.installed  ## LangChain's and LiteLLM's clients, in an environment of their own
+	HEADRACE=$(BIN)/headrace $(CLIENTS)/bin/python -m pytest -q -c tests/clients/pytest.ini --rootdir . \
+	  --confcutdir tests/clients tests/clients
+
 bench-cpu: $(RUNTIME)  ## Headrace and transformers side by side on this CPU
 	@$(BIN)/headrace bench cpu
 
@@ -94,4 +104,4 @@ lock: $(DEV)  ## pin what the pinned packages depend on
 	} > constraints.new && mv constraints.new constraints.txt
 
 clean:  ## remove what make made
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(CLIENTS) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
