@@ -22,6 +22,8 @@ from broker.base import Broker, BrokerError
 
 log = logging.getLogger(__name__)
 
+RESERVE = 0.1
+"""Of a batch's window: kept back at its end, and before so much has passed its pace says little."""
 CANCEL_EVERY = 2.0
 """Seconds between reminders to the workers while a cancelled batch drains: a line may have reached one only since."""
 
@@ -101,8 +103,17 @@ class BatchRun:
             return await self._wind_down(batch, "expired", batch.expires_at)
         if _all_ended(batch):
             return await self._store.batches.finalize(self._worker, batch.id)
+        await self._promote_if_late(batch)
         await self._look_for_lost(batch)
         return await self._feeder.fill() > 0
+
+    async def _promote_if_late(self, batch: BatchRecord) -> None:
+        """Where its lines will not all have ended in time at the pace so far, they go out as interactive jobs; those that
+        wait as batch jobs go out again. A line that runs twice counts once."""
+        if not self._feeder.promoted and slack(batch, self._store.clock()) < 0:
+            self._feeder.promoted = True
+            again = await self._store.items.requeue(batch.id)
+            log.warning("batch %s is late: its lines are interactive jobs now, %d go out again", batch.id, again)
 
     async def _validate(self, batch: BatchRecord) -> bool:
         intake = Intake(self._store, batch, self._worker, self._parse, self._settings.limits)
@@ -164,6 +175,16 @@ class BatchRun:
                 log.warning(
                     "batch %s: no result for %.0f s; %d lines go out again", batch.id, self._settings.stall, lost
                 )
+
+
+def slack(batch: BatchRecord, now: float) -> float:
+    """Seconds that a batch has to spare, a part of its window kept back, if it goes on as it went so far. Where no line has
+    ended, or hardly any time has passed, there is no pace to go by."""
+    reserve = RESERVE * (batch.expires_at - batch.created_at)
+    ended = batch.completed + batch.failed
+    spent = now - (batch.in_progress_at or batch.created_at)
+    needed = (batch.total - ended) * spent / ended if ended and spent > reserve else 0.0
+    return batch.expires_at - now - reserve - needed
 
 
 def _all_ended(batch: BatchRecord) -> bool:

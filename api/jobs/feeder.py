@@ -6,6 +6,8 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+import msgspec
+
 from api.errors import model_not_found
 from api.store import Store
 from api.store.records import BatchRecord, PendingItem, UnfinishedItem
@@ -23,13 +25,15 @@ SLICE = 500
 
 
 class Feeder:
-    """Publishes the lines of one batch, and ends those that cannot be published or have no time left."""
+    """Publishes the lines of one batch, and ends those that cannot be published or have no time left. Once `promoted`, lines
+    go out as interactive jobs."""
 
     def __init__(self, broker: Broker, store: Store, batch: BatchRecord, window: int) -> None:
         self._broker = broker
         self._store = store
         self._batch = batch
         self._window = window
+        self.promoted = False
         self._gate = asyncio.Semaphore(CONCURRENT_PUBLISHES)
 
     async def fill(self) -> int:
@@ -75,11 +79,14 @@ class Feeder:
                 raise error
 
     async def _publish(self, item: PendingItem) -> BrokerError | None:
-        model = decode(Job, item.message).model
+        job = decode(Job, item.message)
+        if self.promoted:
+            job = msgspec.structs.replace(job, job_class="interactive")
+        body = encode(job) if self.promoted else item.message
         async with self._gate:
             try:
-                message = Message(item.message, message_id=item.job_id)
-                await self._broker.publish(REQUESTS, request_key(model, "batch"), message)
+                message = Message(body, message_id=item.job_id)
+                await self._broker.publish(REQUESTS, request_key(job.model, job.job_class), message)
             except BrokerError as error:
                 return error
         return None

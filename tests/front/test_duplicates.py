@@ -91,3 +91,16 @@ async def test_its_own_reader_is_not_told_of_the_other_job(bench: Bench) -> None
     assert bench.reader.results == {}
     await engine.play()
     assert (await bench.reader.result("j1")).outcome == "completed"
+
+
+async def test_the_same_job_may_come_again_in_another_class(bench: Bench) -> None:
+    """As a batch line does that is late."""
+    engine, _ = await bench.worker()
+    job = bench.job(job_class="batch")
+    await bench.submit(job)
+    await engine.until_running(1)
+    await bench.submit(msgspec.structs.replace(job, job_class="interactive"))
+    await bench.settle()
+    await engine.play()
+    await bench.settle()
+    assert (len(engine.added), bench.unsettled, [r.outcome for r in bench.results.results]) == (1, 0, ["completed"])

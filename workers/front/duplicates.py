@@ -8,8 +8,8 @@ from schemas.messages import ErrorInfo, Job
 
 
 def is_same(one: Job, other: Job) -> bool:
-    """Whether both ask for the same on behalf of the same owner. When it was made, who reads it and until when it is
-    waited for may differ."""
+    """Whether both ask for the same on behalf of the same owner. When it was made, who reads it, until when it is waited
+    for and how urgent it is may differ: a batch line that has waited too long comes again as interactive."""
     return _request(one) == _request(other)
 
 
@@ -20,4 +20,4 @@ def id_taken() -> ErrorInfo:
 
 
 def _request(job: Job) -> Job:
-    return msgspec.structs.replace(job, created=0.0, reply_to=None, deadline=None)
+    return msgspec.structs.replace(job, created=0.0, reply_to=None, deadline=None, job_class="interactive")
