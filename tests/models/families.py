@@ -116,6 +116,8 @@ ROWS = [
     Row("ernie", "ernie4_5", dict(head_dim=16, use_bias=True)),
     Row("helium", "helium", dict(head_dim=16)),
     Row("stablelm-parallel", "stablelm", dict(use_parallel_residual=True)),
+    Row("granite-moe", "granitemoe", dict(num_local_experts=6, embedding_multiplier=3.0, logits_scaling=4.0,
+                                          residual_multiplier=0.4, attention_multiplier=0.2)),
     Row("mixtral", "mixtral", dict(num_local_experts=6, sliding_window=20)),
     Row("qwen2-moe", "qwen2_moe", dict(EXPERTS, num_experts=6, shared_expert_intermediate_size=48,
                                        mlp_only_layers=[0])),
