@@ -43,6 +43,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--output-tokens", type=int, default=8)
     made.add_argument("--step-ms", type=float, default=2.0, help="what a step of the engine takes")
     made.add_argument("--max-running", type=int, default=256, help="lines that the engine runs at once")
+    made.add_argument(
+        "--model", default="demo", help="whose tokenizer the service has: folder, .gguf file, hub id or demo"
+    )
     made.add_argument("--amqp-url", default="", help="RabbitMQ; without it the embedded broker")
     made.add_argument("--database-url", default="", help="a database to use; without it a temporary SQLite file")
     return made
@@ -58,7 +61,7 @@ def main(arguments: list[str]) -> None:
 
 def _stack(options: argparse.Namespace) -> StackSettings:
     return StackSettings(
-        model="demo",
+        model=options.model,
         amqp_url=options.amqp_url,
         database_url=options.database_url,
         max_running=options.max_running,
@@ -124,7 +127,12 @@ def input_lines(options: argparse.Namespace) -> Iterator[bytes]:
     """Of the batch's input file."""
     for number in range(options.lines):
         prompt = f"{number} ".ljust(options.prompt_bytes, "x")
-        body = {"model": served_name("demo"), "prompt": prompt, "max_tokens": options.output_tokens, "ignore_eos": True}
+        body = {
+            "model": served_name(options.model),
+            "prompt": prompt,
+            "max_tokens": options.output_tokens,
+            "ignore_eos": True,
+        }
         line = {"custom_id": str(number), "method": "POST", "url": ENDPOINT, "body": body}
         yield json.dumps(line).encode() + b"\n"
 

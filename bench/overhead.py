@@ -52,6 +52,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--concurrency", type=int, default=1)
     made.add_argument("--prompt-tokens", type=int, default=512)
     made.add_argument("--output-tokens", type=int, default=64)
+    made.add_argument(
+        "--model", default="demo", help="tokenizer, and weights of --engine demo: folder, .gguf file, hub id"
+    )
     made.add_argument("--amqp-url", default="", help="RabbitMQ; without it the embedded broker")
     made.add_argument("--database-url", default="", help="a database to use; without it a temporary SQLite file")
     made.add_argument("--api-processes", type=int, default=1, help="with --amqp-url")
@@ -87,7 +90,7 @@ def _engine(options: argparse.Namespace) -> InProcessEngine:
         return PacedEngine(options.step_ms / 1000)
     from workers.engine.build import build_engine
 
-    return build_engine(EngineConfig(model="demo", threads=options.threads)).engine
+    return build_engine(EngineConfig(model=options.model, threads=options.threads)).engine
 
 
 def _closed_loop(engine: InProcessEngine, options: argparse.Namespace, numbers: range) -> Samples:
@@ -136,7 +139,7 @@ def _stack(options: argparse.Namespace) -> StackSettings:
 
         new_engine = partial(ProcessEngine, target=partial(run_paced_engine, options.step_ms / 1000))
     return StackSettings(
-        model="demo",
+        model=options.model,
         amqp_url=options.amqp_url,
         database_url=options.database_url,
         processes=options.api_processes,
@@ -158,7 +161,7 @@ def through_service(options: argparse.Namespace, stack: Stack) -> tuple[Samples,
 def _load(options: argparse.Namespace, url: str, requests: int, seed: int) -> Load:
     return Load(
         url=url,
-        model=served_name("demo"),
+        model=served_name(options.model),
         requests=requests,
         concurrency=options.concurrency,
         prompt_tokens=options.prompt_tokens,

@@ -51,6 +51,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--prompt-tokens", type=int, default=64)
     made.add_argument("--output-tokens", type=int, default=64)
     made.add_argument("--max-wait", type=float, default=30.0, help="of the service: estimated wait that it accepts")
+    made.add_argument(
+        "--model", default="demo", help="whose tokenizer the service has: folder, .gguf file, hub id or demo"
+    )
     made.add_argument("--amqp-url", default="", help="RabbitMQ; without it the embedded broker")
     made.add_argument("--database-url", default="", help="a database to use; without it a temporary SQLite file")
     made.add_argument("--api-processes", type=int, default=1, help="with --amqp-url")
@@ -68,7 +71,7 @@ def main(arguments: list[str]) -> None:
 
 def _stack(options: argparse.Namespace) -> StackSettings:
     return StackSettings(
-        model="demo",
+        model=options.model,
         amqp_url=options.amqp_url,
         database_url=options.database_url,
         processes=options.api_processes,
@@ -167,7 +170,7 @@ def measure_capacity(options: argparse.Namespace, url: str) -> float:
 def _load(options: argparse.Namespace, url: str, requests: int) -> Load:
     return Load(
         url=url,
-        model=served_name("demo"),
+        model=served_name(options.model),
         requests=requests,
         concurrency=options.max_running + options.max_running // 2,
         prompt_tokens=options.prompt_tokens,
