@@ -23,6 +23,7 @@ from workers.front.engine_client import ProcessEngine
 
 POLL_SECONDS = 0.05
 RECORD_TIMEOUT = 10.0
+_HELLO = '"messages": [{"role": "user", "content": "Hello"}]'
 
 
 def run(settings: ServeSettings, new_engine: NewEngine = ProcessEngine) -> None:
@@ -85,8 +86,8 @@ class Service:
         name = self.settings.model_name
         say(f"ready: {name} at {address}/v1 ({'RabbitMQ' if self.hub is None else 'embedded broker'})")
         say(await who_may_come(self.settings, self.app.state.services.store))
-        body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
-        say(f"try: curl {address}/v1/chat/completions -H 'content-type: application/json' -d '{body}'")
+        models = self.app.state.services.models.models()
+        say(_example(name, address, embeds=any(one.id == name and one.embedding_dimensions for one in models)))
         await asyncio.Event().wait()
 
     async def close(self) -> None:
@@ -110,3 +111,10 @@ class Service:
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
             say(f"{hub.unsettled(RESULTS)} results could not be recorded")
+
+
+def _example(model: str, address: str, *, embeds: bool) -> str:
+    """A first request, for a shell."""
+    path, given = ("embeddings", '"input": "Hello"') if embeds else ("chat/completions", _HELLO)
+    body = f'{{"model": "{model}", {given}}}'
+    return f"try: curl {address}/v1/{path} -H 'content-type: application/json' -d '{body}'"

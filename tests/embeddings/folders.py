@@ -13,6 +13,7 @@ from transformers import (
     AutoModel,
     BertConfig,
     DistilBertConfig,
+    FNetConfig,
     LlamaConfig,
     ModernBertConfig,
     MPNetConfig,
@@ -51,6 +52,7 @@ ENCODERS: dict[str, Any] = {
     "distilbert": DistilBertConfig(
         dim=64, hidden_dim=96, n_layers=2, n_heads=4, max_position_embeddings=LENGTH, vocab_size=ENCODER_VOCAB
     ),
+    "fnet": FNetConfig(**{name: size for name, size in SIZES.items() if "heads" not in name}, vocab_size=ENCODER_VOCAB),
     "modernbert": ModernBertConfig(
         **SIZES,
         vocab_size=ENCODER_VOCAB,
@@ -61,6 +63,7 @@ ENCODERS: dict[str, Any] = {
         eos_token_id=3,
     ),
 }
+"""Padding would change what fnet makes."""
 
 
 def write_model(

@@ -226,3 +226,4 @@ def test_priority_and_aborts(tmp_path: Path, kind: str) -> None:
 def test_inputs_of_like_length_are_computed_together() -> None:
     assert groups([5, 500, 12, 480, 100]) == [[1, 3], [4], [2, 0]]
     assert groups([]) == []
+    assert groups([5, 7, 5], pads=False) == [[1], [0, 2]]

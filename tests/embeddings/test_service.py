@@ -30,8 +30,10 @@ def model(folder: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, folder: Path, model: Any) -> Iterator[Service]:
-    with served(tmp_path_factory.mktemp("service"), "--model", str(folder), "--dtype", "float32") as running:
+    home = tmp_path_factory.mktemp("service")
+    with served(home, "--model", str(folder), "--dtype", "float32") as running:
         yield running
+    assert f"try: curl {running.url}/v1/embeddings" in (home / "serve.log").read_text()
 
 
 @pytest.fixture
