@@ -33,7 +33,7 @@ _CPU_BLOCK_SIZE, _GPU_BLOCK_SIZE = 16, 64
 _CPU_FREE_TOKENS, _GPU_FREE_TOKENS = 16, 160
 """In bf16, computed in the time that reading the weights takes: 13 on two cores with AMX, 155 on an H200."""
 _CPU_ENCODER_TOKENS = 1024
-"""In one step, which nobody can interrupt: a third of a second for a small encoder on two cores."""
+"""In one step, which nobody can interrupt: 0.23 s of one core for six layers of 384 (MiniLM)."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
