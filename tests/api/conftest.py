@@ -51,7 +51,7 @@ async def connected(hub: MemoryHub) -> AsyncIterator[Broker]:
 
 async def known(app: FastAPI, model: str) -> None:
     """Wait until the app has heard of the model, however long that takes on a busy machine."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while model not in {served.id for served in app.state.services.models.models()}:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
@@ -126,7 +126,7 @@ async def server(broker: Broker, worker: StubWorker, store: Store, settings: Api
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", ws="none", timeout_graceful_shutdown=2)
     running = NotifyingServer(config)
     task = asyncio.create_task(running.serve())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await running.listening.wait()
     yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}"
     running.should_exit = True

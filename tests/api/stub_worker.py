@@ -96,17 +96,17 @@ class StubWorker:
 
     async def until_cancelled(self, count: int = 1) -> None:
         """Wait until `count` jobs have been cancelled."""
-        async with asyncio.timeout(5), self.seen:
+        async with asyncio.timeout(60), self.seen:
             await self.seen.wait_for(lambda: len(self.cancelled) >= count)
 
     async def until_asked(self, jobs: int) -> None:
         """Wait until a reader has told, unasked, what it has of so many jobs."""
-        async with asyncio.timeout(5), self.seen:
+        async with asyncio.timeout(60), self.seen:
             await self.seen.wait_for(lambda: len({asked.job for asked in self.questions}) >= jobs)
 
     async def until_jobs(self, count: int) -> None:
         """Wait until `count` jobs have arrived."""
-        async with asyncio.timeout(5), self.seen:
+        async with asyncio.timeout(60), self.seen:
             await self.seen.wait_for(lambda: len(self.jobs) >= count)
 
     async def _on_control(self, body: bytes) -> None:
@@ -186,7 +186,7 @@ class StubWorker:
         assert reply_to is not None
         frame = Frame(worker=self._name, queries=[ResumeQuery(job=job_id, epoch=epoch)])
         await self._broker.publish(*reply_address(reply_to), Message(encode(frame)), confirm=False)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             return (await answer).shown
 
 

@@ -85,7 +85,7 @@ async def test_a_request_that_takes_too_long_is_cancelled(
 async def test_a_reader_that_stalls_is_cut_off(server: str, worker: StubWorker) -> None:
     reader, writer = await open_request(server, chat("flood", stream=True))
     await worker.until_cancelled()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         tail = b""
         while not tail.endswith(b"0\r\n\r\n"):
             read = await reader.read(1 << 20)

@@ -48,7 +48,7 @@ async def second(hub: MemoryHub, worker: StubWorker, store: Store) -> AsyncItera
 
 async def recorded(store: Store, job: str) -> None:
     """Wait until a job's Result is in the store."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while True:
             try:
                 await store.results.get("", job)

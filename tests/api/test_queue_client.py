@@ -45,7 +45,7 @@ async def tell(broker: Broker, client: QueueClient, frame: Frame) -> None:
     """A frame from a worker that the test plays."""
     seen = client.counters.frames
     await broker.publish(*reply_address(client.reader), Message(encode(frame)), confirm=False)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while client.counters.frames == seen:  # noqa: ASYNC110 - the client has no event to wait for
             await asyncio.sleep(0)
 

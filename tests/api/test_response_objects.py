@@ -44,7 +44,7 @@ def asking(text: Any, **fields: Any) -> dict[str, Any]:
 
 async def ended(client: openai.AsyncOpenAI, response_id: str) -> Any:
     """The response, polled as clients do until it has ended."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while (found := await client.responses.retrieve(response_id)).status in ("queued", "in_progress"):  # noqa: ASYNC110 - as clients do
             await asyncio.sleep(0.01)
     return found

@@ -68,7 +68,7 @@ async def test_where_one_worker_is_silent_another_is_asked(
     questions = app.state.services.client.questions
     monkeypatch.setattr(questions, "_patience", 0.05)
     async with connected(hub) as broker, serving(broker, name="stub-2") as second:
-        async with asyncio.timeout(5), app.state.services.models._changed:
+        async with asyncio.timeout(60), app.state.services.models._changed:
             await app.state.services.models._changed.wait_for(lambda: len(app.state.services.models.workers()) == 2)
         response = await http.post("/v1/tokenize", json=plain("silence please"))
         assert (response.status_code, response.json()["error"]["code"]) == (503, "no_answer")

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from broker.base import Broker, Delivery, Message
 from schemas.topology import Queue
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 class Inbox:

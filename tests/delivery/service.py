@@ -25,7 +25,7 @@ from workers.front.text import TextProcessor
 from workers.front.worker import Worker
 
 PROMPT = "the quick brown fox"
-TIMEOUT = 45.0
+TIMEOUT = 120.0
 
 
 @dataclass

@@ -135,7 +135,7 @@ async def test_a_quiet_reader_that_lacks_nothing_changes_nothing(service: Servic
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 

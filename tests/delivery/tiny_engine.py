@@ -69,7 +69,7 @@ class TinyEngine:
             self._running.cancel()
 
     async def until_added(self, count: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(self.added) < count:
                 self._changed.clear()
                 await self._changed.wait()

@@ -59,7 +59,7 @@ class FakeEngine:
 
     async def until_running(self, count: int) -> None:
         """Wait until `count` requests run."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(self.running) < count:
                 self._changed.clear()
                 await self._changed.wait()

@@ -55,7 +55,7 @@ class Reader:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for frames until the condition holds."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not condition():
                 self._changed.clear()
                 await self._changed.wait()
@@ -151,7 +151,7 @@ class Sink:
         self._changed.set()
 
     async def until(self, count: int) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(self.messages) < count:
                 self._changed.clear()
                 await self._changed.wait()
@@ -253,7 +253,7 @@ class Bench:
             await delivery.reject(requeue=True)
 
         subscription = await self.client.consume(request_queue(MODEL, "interactive").name, give_back, prefetch=1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await done.wait()
 
     async def settle(self) -> None:

@@ -44,7 +44,7 @@ class StubWorker:
 
     async def until(self, reached: Callable[[], bool]) -> None:
         """Wait until something that a job or a cancellation changes is so."""
-        async with asyncio.timeout(5), self.changed:
+        async with asyncio.timeout(60), self.changed:
             await self.changed.wait_for(reached)
 
     async def _on_control(self, body: bytes) -> None:
@@ -150,7 +150,7 @@ async def until_status(store: Store, batch: BatchRecord, *statuses: str) -> Batc
 
 async def eventually(look: Callable[[], Awaitable[T | None]]) -> T:
     """What `look` finds once it finds something."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             if found := await look():
                 return found
@@ -188,7 +188,7 @@ async def swallow(broker: MemoryBroker, queue: str, count: int) -> list[Message]
 
     consumer = await broker.consume(queue, take, prefetch=1)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             return [await taken.get() for _ in range(count)]
     finally:
         await consumer.cancel()
