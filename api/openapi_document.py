@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from api.answer_examples import ANSWERS
 from api.examples import EXAMPLES
 from api.openapi_streams import COMPONENTS, add_stream
 
@@ -48,6 +49,8 @@ def describe(app: FastAPI, version: str, public: frozenset[str]) -> dict[str, An
         add_stream(method, path, operation, schemas)
         _drop_unused_validation(operation)
         _add_example(operation, EXAMPLES.get((method, path)))
+        if (answer := ANSWERS.get((method, path))) is not None:
+            operation["responses"]["200"]["content"]["application/json"]["example"] = answer
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     return made

@@ -104,6 +104,7 @@ async def list_batches(
 
 @router.get("/{batch_id}", responses=error_responses(404))
 async def retrieve_batch(request: Request, batch_id: str) -> BatchObject:
+    """A batch as it stands, with the ids of its output files once they are there."""
     return _object(await services(request).store.batches.get(owner_of(request), batch_id))
 
 

@@ -44,6 +44,7 @@ FORM_BODY = {
         "required": True,
         "content": {
             "multipart/form-data": {
+                "example": {"file": "@lines.jsonl", "purpose": "batch"},
                 "schema": {
                     "type": "object",
                     "required": ["file", "purpose"],
@@ -57,7 +58,7 @@ FORM_BODY = {
                         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
                         "expires_after[seconds]": {"type": "integer", "minimum": MIN_EXPIRY, "maximum": MAX_EXPIRY},
                     },
-                }
+                },
             }
         },
     }
@@ -136,6 +137,7 @@ async def list_files(
 
 @router.get("/{file_id}", responses=error_responses(404))
 async def retrieve_file(request: Request, file_id: str) -> FileObject:
+    """What is known of a file, without its bytes."""
     return _object(await services(request).store.files.get(owner_of(request), file_id))
 
 
@@ -150,6 +152,7 @@ async def file_content(request: Request, file_id: str) -> Response:
 
 @router.delete("/{file_id}", responses=error_responses(404))
 async def delete_file(request: Request, file_id: str) -> FileDeleted:
+    """Forget a file and its bytes."""
     await services(request).store.files.delete(owner_of(request), file_id)
     return FileDeleted(id=file_id, deleted=True)
 

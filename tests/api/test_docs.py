@@ -10,9 +10,11 @@ import jsonschema
 import pytest
 from fastapi.routing import APIRoute
 
+from api.answer_examples import ANSWERS
 from api.app import PUBLIC_ROUTERS, ROUTERS
 from api.examples import EXAMPLES
 from api.openapi_document import operations
+from api.openapi_streams import CHUNKS, NUMBERED
 from api.routes.version import VERSION
 from tests.api.stub_worker import StubWorker
 from tests.api.test_completions import CHAT, chat
@@ -70,6 +72,31 @@ async def test_examples_are_valid_and_complete(document: dict[str, Any]) -> None
     for content in with_body.values():
         schema = content["schema"] | {"components": document["components"]}
         jsonschema.validate(content["example"], schema)
+
+
+async def test_every_operation_says_what_it_does_and_shows_an_answer(document: dict[str, Any]) -> None:
+    for path, method, operation in operations(document):
+        assert operation["description"], path
+        content = operation["responses"]["200"]["content"]
+        if "application/json" not in content:
+            assert path in ("/metrics", "/v1/files/{file_id}/content")
+            continue
+        schema = content["application/json"]["schema"] | {"components": document["components"]}
+        jsonschema.validate(ANSWERS[method, path], schema)
+        assert content["application/json"]["example"] == ANSWERS[method, path]
+
+
+async def test_streams_are_described_by_their_events(document: dict[str, Any]) -> None:
+    streamed = {
+        (method, path): operation["responses"]["200"]["content"]["text/event-stream"]["itemSchema"]
+        for path, method, operation in operations(document)
+        if "text/event-stream" in operation["responses"]["200"]["content"]
+    }
+    assert streamed.keys() == {*CHUNKS, *NUMBERED}
+    for item in streamed.values():
+        jsonschema.validate({"event": "response.created", "data": "{}"}, item)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"event": "response.created"}, item)
 
 
 async def test_examples_are_accepted(http: httpx.AsyncClient, embedder: StubWorker) -> None:
