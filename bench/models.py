@@ -1,7 +1,8 @@
 """`python -m bench.models`: which causal language models of the installed transformers load and generate here.
 
-Each architecture of its registry, small and random, is saved by transformers, loaded by the engine and asked for a few
-tokens, which must be those that transformers' own code chooses. Each runs in a process of its own, with limits of time and
+Each architecture of its registry that makes text, of text alone or of pictures too (and gets none), is made small and random,
+saved by transformers, loaded by the engine and asked for a few tokens, which must be those that transformers' own code
+chooses. Each runs in a process of its own, with limits of time and
 memory; results go to a file of JSON lines, and what is in it is not run again.
 """
 
@@ -20,8 +21,9 @@ from typing import Any
 
 import torch
 import transformers
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto import modeling_auto as registry
 
+import workers.model.backend.load  # noqa: F401 - now, for all children
 from bench.small_models import VOCABULARY, small_model
 from schemas.messages import SamplingParams
 from workers.engine.engine import Engine
@@ -37,6 +39,11 @@ TOKENS = 16
 TOLERANCE = 1e-4
 GREEDY = SamplingParams(temperature=0.0, max_tokens=TOKENS, ignore_eos=True)
 PROMPTS = [[random.Random(size).randrange(3, VOCABULARY) for _ in range(size)] for size in (1, 7, 40)]
+ARCHITECTURES: dict[str, str] = {
+    **registry.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    **registry.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+}
+"""By model type: models that make text of text, be it with pictures or without."""
 Result = dict[str, Any]
 
 
@@ -47,11 +54,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
+    small_model("LlamaForCausalLM", "llama")  # has what every child would import for itself imported here
     done = {} if options.only else read(options.results)
-    for model_type, architecture in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
+    for model_type, architecture in ARCHITECTURES.items():
         if model_type in done or (options.only and model_type not in options.only):
             continue
-        result = {"model_type": model_type, "architecture": architecture, **isolated(model_type)}
+        result = {"model_type": model_type, "architecture": architecture, **isolated(architecture, model_type)}
         print(json.dumps(result), flush=True)
         with options.results.open("a") as file:
             file.write(json.dumps(result) + "\n")
@@ -63,11 +71,11 @@ def read(path: Path) -> dict[str, Result]:
     return {result["model_type"]: result for result in map(json.loads, lines)}
 
 
-def isolated(model_type: str) -> Result:
+def isolated(architecture: str, model_type: str) -> Result:
     """`attempt` in a forked process, which has all imports already."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(theirs, model_type))
+    child = context.Process(target=_child, args=(theirs, architecture, model_type))
     child.start()
     theirs.close()
     try:
@@ -83,10 +91,10 @@ def isolated(model_type: str) -> Result:
         child.join()
 
 
-def _child(connection: Connection, model_type: str) -> None:
+def _child(connection: Connection, architecture: str, model_type: str) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
-    connection.send(attempt(model_type))
+    connection.send(attempt(architecture, model_type))
 
 
 def _ended(code: int | None) -> str:
@@ -95,10 +103,10 @@ def _ended(code: int | None) -> str:
     return f"its process ends with exit code {code}"
 
 
-def attempt(model_type: str) -> Result:
+def attempt(architecture: str, model_type: str) -> Result:
     """road: native, backend or none, and why."""
     try:
-        model = small_model(model_type)
+        model = small_model(architecture, model_type)
     except Exception as error:  # what transformers' code raises where sizes do not fit together
         return {"road": "none", "reason": f"no small model of it could be made: {_line(error)}"}
     with tempfile.TemporaryDirectory() as folder:

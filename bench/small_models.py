@@ -6,7 +6,8 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+import transformers
+from transformers import PreTrainedConfig
 
 VOCABULARY = 131
 SIZES: dict[str, Any] = dict(
@@ -48,10 +49,15 @@ SIZES: dict[str, Any] = dict(
 )
 LATENT: dict[str, Any] = dict(head_dim=8, num_key_value_heads=4)
 """With attention by latents head_dim is that of the rotated part."""
+TOWER: dict[str, Any] = SIZES | dict(
+    depth=1, num_hidden_layers=1, num_heads=4, out_hidden_size=64, embed_dim=64, num_key_value_heads=4
+)
+"""Of what looks or listens, which text does not reach."""
 PARTS = ("text_config", "vision_config", "audio_config")
 _NEEDS: dict[str, dict[str, Any]] = {
     "codegen": dict(rotary_dim=8),
     "dbrx": dict(d_model=64, n_heads=4, attn_config=dict(kv_n_heads=2, clip_qkv=8.0, rope_theta=1e4)),
+    "gptj": dict(rotary_dim=8),
     "glm4_moe": dict(head_dim=16),
     "gpt_neo": dict(attention_types=[[["global", "local"], 1]], window_size=20),
 }
@@ -64,21 +70,39 @@ def known(config_class: Any, settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name in words}
 
 
-def small_config(model_type: str) -> Any:
-    config_class = CONFIG_MAPPING[model_type]
-    settings = known(config_class, SIZES)
-    if "qk_rope_head_dim" in settings:
-        settings |= known(config_class, LATENT)
-    for name, part in config_class.sub_configs.items():
-        if name in PARTS and hasattr(part, "attribute_map"):
-            settings[name] = known(part, SIZES)
+def small_config(kind: Any, model_type: str) -> Any:
+    """Of the model class `kind`."""
+    config_class = kind.config_class
+    settings = _sizes(config_class, SIZES)
+    if set(PARTS) & set(config_class.sub_configs):
+        usual = config_class()
+        parts = {name: part for name in PARTS if isinstance(part := getattr(usual, name, None), PreTrainedConfig)}
+        for name, part in parts.items():
+            settings[name] = _text(part) if name == "text_config" else type(part)(**_sizes(type(part), TOWER))
     return config_class(**settings | _NEEDS.get(model_type, {}))
 
 
-def small_model(model_type: str) -> Any:
+def _sizes(config_class: Any, sizes: dict[str, Any]) -> dict[str, Any]:
+    settings = known(config_class, sizes)
+    if "qk_rope_head_dim" in settings:
+        settings |= known(config_class, LATENT)
+    return settings
+
+
+def _text(usual: Any) -> Any:
+    """Beside pictures, some rotate the parts of a head by time, height and width."""
+    settings = _sizes(type(usual), SIZES)
+    rope = getattr(usual, "rope_parameters", None) or {}
+    if hasattr(usual, "rope_parameters") and not any(isinstance(value, dict) for value in rope.values()):
+        settings["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4, **rope, "mrope_section": [2, 3, 3]}
+    return type(usual)(**settings)
+
+
+def small_model(architecture: str, model_type: str) -> Any:
     """Weights are wide enough that greedy choices are clear."""
     torch.manual_seed(7)
-    model = AutoModelForCausalLM.from_config(small_config(model_type), attn_implementation="eager").eval()
+    kind = getattr(transformers, architecture)
+    model = kind._from_config(small_config(kind, model_type), attn_implementation="eager").eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name or "ln_" in name:

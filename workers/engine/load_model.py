@@ -36,8 +36,12 @@ def load_model(
     except UnsupportedModel as error:
         if config.implementation == "native" or path.is_file() or pooling is not None:
             raise ModelLoadError(f"{path}: {error}") from error
-        logger.info("%s: %s; it runs by transformers' own code", path.name, str(error).partition(";")[0])
-        return _backend(config, path, device, dtype)
+        reason = str(error).partition(";")[0]
+        logger.warning("%s: %s; it runs by transformers' own code", path.name, reason)
+        try:
+            return _backend(config, path, device, dtype)
+        except ModelLoadError as failed:
+            raise ModelLoadError(f"{failed} (and {reason})") from failed
     longest = settings.max_position
     if pooling is not None:
         settings = replace(settings, headless=True)

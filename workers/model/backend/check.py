@@ -15,7 +15,7 @@ from kernels.decode_attention import DecodeContext
 from kernels.prefill_attention import PrefillContext, Span, plan_tiles
 from kernels.rope import CacheSlots
 from workers.model.backend.model import TransformersModel
-from workers.model.backend.probe import CannotServe
+from workers.model.backend.probe import CannotServe, CodeFails
 from workers.model.batch import Batch
 
 _TOKENS, _FIRST = 24, 14
@@ -30,10 +30,13 @@ def check(model: TransformersModel) -> None:
     parameter = next(model.model.parameters())
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(3, model.config.vocab_size, (_TOKENS,), generator=generator).to(parameter.device)
-    want = model.own_logits(tokens).float()
     cache = _cache(model, parameter)
     bounds = [(0, _FIRST), (_FIRST, _TOKENS - 2), (_TOKENS - 2, _TOKENS - 1), (_TOKENS - 1, _TOKENS)]
-    got = torch.cat([model.forward(_batch(tokens, *bound, cache), cache) for bound in bounds]).float()
+    try:
+        want = model.own_logits(tokens).float()
+        got = torch.cat([model.forward(_batch(tokens, *bound, cache), cache) for bound in bounds]).float()
+    except Exception as error:  # the model's own code
+        raise CodeFails(f"its code fails: {type(error).__name__}: {error}") from error
     difference = float((got - want).norm() / want.norm())
     if not difference <= _TOLERANCE[parameter.dtype]:
         raise CannotServe(

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 import transformers
 from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from workers.model.backend.attention import NAME, attend
@@ -48,9 +51,8 @@ def load_backend(
         served = TransformersModel(model)
         check(served)
     except CannotServe as error:
-        raise ModelLoadError(
-            f"{path}: {_name(config)} cannot be served by the transformers backend: {error}"
-        ) from error
+        line = " ".join(str(error).split())
+        raise ModelLoadError(f"{path}: {_name(config)} cannot be served by the transformers backend: {line}") from error
     return served, limit
 
 
@@ -86,7 +88,8 @@ def read_hf_config(path: Path, trust_remote_code: bool) -> Any:
 
 def _class(config: Any) -> Any:
     """The one that the checkpoint names, where it is transformers'."""
-    named = [name for name in config.architectures or [] if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()]
+    known = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(), *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values()}
+    named = [name for name in config.architectures or [] if name in known]
     return getattr(transformers, named[0]) if named and not hasattr(config, "auto_map") else AutoModelForCausalLM
 
 
