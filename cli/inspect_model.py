@@ -54,8 +54,18 @@ def _context(sizes: ModelSizes, parameters: int, settings: InspectSettings) -> l
         token = sizes.kv_values_per_token * dtype.itemsize
         fits = max(0, cache_budget(config, sizes, device, parameters * dtype.itemsize)) // token
         place = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, 2 GB cache"
-        lines.append((f"  {name}", f"{token:,} bytes of cache a token; {fits:,} tokens fit here ({place})"))
+        windows = _windows(sizes, token)
+        lines.append((f"  {name}", f"{token:,} bytes of cache a token{windows}; {fits:,} tokens fit here ({place})"))
     return lines
+
+
+def _windows(sizes: ModelSizes, token: int) -> str:
+    """What of a token's bytes is kept when it has left the window of the layers that have one."""
+    layout = sizes.kv_layout
+    if not any(layout.windows):
+        return ""
+    kept = sum(layout.windows[group] == 0 for group, _ in layout.places)
+    return f", {token * kept // sizes.num_layers:,} past {max(layout.windows):,} tokens"
 
 
 def _tokenizer(path: Path, trust_remote_code: bool) -> list[tuple[str, str]]:

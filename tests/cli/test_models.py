@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import BitNetConfig, LlamaConfig, MambaConfig
+from transformers import BitNetConfig, Gemma2Config, LlamaConfig, MambaConfig, MistralConfig
 
 from cli import inspect_model, models
 from cli.errors import StartError
@@ -46,6 +46,23 @@ def test_a_model_of_a_family(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert lines["context"] == "512 tokens"
     assert lines["float32"].startswith(f"{4 * 2 * 3 * 2 * 16:,} bytes of cache a token; ")
     assert lines["tokenizer"].startswith("none: ")
+
+
+@pytest.mark.parametrize(
+    ("config", "architecture", "kept"),
+    [
+        (MistralConfig(**SIZES, sliding_window=32), "MistralForCausalLM", 0),
+        (Gemma2Config(**SIZES, sliding_window=32), "Gemma2ForCausalLM", 1),
+    ],
+)
+def test_what_a_window_keeps(
+    config: Any, architecture: str, kept: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of three layers `kept` keep everything."""
+    save(config, architecture, tmp_path)
+    layer = 2 * 2 * 2 * 16
+    wanted = f"{3 * layer:,} bytes of cache a token, {kept * layer:,} past 32 tokens; "
+    assert inspected(tmp_path, capsys)["bfloat16"].startswith(wanted)
 
 
 def test_a_model_of_transformers_with_a_tokenizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
