@@ -10,6 +10,7 @@ import transformers
 from transformers import PreTrainedConfig
 
 VOCABULARY = 131
+_MOST_PARAMETERS = 150_000_000
 SIZES: dict[str, Any] = dict(
     vocab_size=VOCABULARY,
     hidden_size=64,
@@ -100,9 +101,14 @@ def _text(usual: Any) -> Any:
 
 def small_model(architecture: str, model_type: str) -> Any:
     """Weights are wide enough that greedy choices are clear."""
-    torch.manual_seed(7)
     kind = getattr(transformers, architecture)
-    model = kind._from_config(small_config(kind, model_type), attn_implementation="eager").eval()
+    config = small_config(kind, model_type)
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in kind._from_config(config).parameters())
+    if parameters > _MOST_PARAMETERS:
+        raise ValueError(f"with the sizes known here it has {parameters / 1e6:.0f} million parameters")
+    torch.manual_seed(7)
+    model = kind._from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name or "ln_" in name:
