@@ -153,11 +153,10 @@ class Scheduler:
             step.budget = max(0, min(limit, self.config.max_batched_tokens) - used)
 
     def _schedule_running(self, step: _Step, *, batch: bool) -> None:
-        index = _first_of_batch(self.running) if batch else 0
-        while index < len(self.running) and step.budget > 0:
+        border = _first_of_batch(self.running)
+        index, end = (border, len(self.running)) if batch else (0, border)
+        while index < min(end, len(self.running)) and step.budget > 0:  # preemption takes from the end
             request = self.running[index]
-            if _is_batch(request) != batch:
-                return
             count = _at_most(request, request.num_tokens - request.num_computed, step)
             if count > 0 and request.wants_more:
                 if not self._make_room(request, count, step):
