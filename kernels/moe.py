@@ -11,10 +11,17 @@ from torch.nn.functional import linear
 from kernels.moe_experts import Experts, gated_torch
 from kernels.moe_gemm import experts_gemm_triton
 from kernels.moe_matvec import experts_matvec_triton
+from kernels.moe_router import MOST_TOKENS
 from kernels.moe_routing import Routes
 
 _FEW_PAIRS = 32
 """Pairs of token and expert that are nearly all of different experts: reading each one's weights apart costs no more."""
+
+
+def use_buckets(x: Tensor, top_k: int) -> bool:
+    """Whether routing is to fill buckets: in decode steps of more than a few tokens. x: [tokens, hidden]."""
+    tokens = x.shape[0]
+    return x.is_cuda and tokens <= MOST_TOKENS and tokens * top_k > _FEW_PAIRS
 
 
 def mix_experts_triton(x: Tensor, routes: Routes, experts: Experts) -> Tensor:

@@ -1,4 +1,4 @@
-"""A mixture of experts for many tokens: grouped products over tokens that are sorted by expert.
+"""A mixture of experts for many tokens: grouped products over tokens that are sorted by expert, or in a bucket for each.
 
 Each program multiplies a tile of one expert's rows with a tile of its weights. The weights are the left operand, so that a
 tensor core's 64 rows are filled by them and a tile of 16 tokens is not padded: with few tokens an expert, reading the weights
@@ -69,57 +69,99 @@ def _prefetch(weight, row, end, columns, OUTPUTS: tl.constexpr, AHEAD: tl.conste
 
 
 @triton.jit
-def _gate_up_kernel(
-    x, weight_rows, weight, bias, order, tiles, out, hidden, inner, experts, alpha, limit,
+def _gate_up_tile(
+    x, weight_rows, bias, order, out, expert, first, begin, count, hidden, inner, alpha, limit,
     TOP_K: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr,
-    CLAMPED: tl.constexpr, HAS_BIAS: tl.constexpr, AHEAD: tl.constexpr, PDL: tl.constexpr,
+    CLAMPED: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """out: [pairs, inner], by expert."""
+    """Rows [first + begin, first + count) of `order`, ROWS at most, of one expert."""
+    output = tl.program_id(0) * OUTPUTS
+    weight_row = expert * (2 * inner) + output
+    row = begin + tl.arange(0, ROWS)
+    inside = row < count
+    token = tl.load(order + first + row, mask=inside, other=0) // TOP_K
+    column = tl.arange(0, DEPTH)
+    source = x + token[:, None].to(tl.int64) * hidden + column[None, :]
+    gate = tl.zeros([OUTPUTS, ROWS], tl.float32)
+    up = tl.zeros([OUTPUTS, ROWS], tl.float32)
+    for start in range(0, hidden, DEPTH):
+        valid = inside[:, None]
+        if not EVEN:
+            valid = valid & (start + column < hidden)[None, :]
+        values = tl.trans(tl.load(source + start, mask=valid, other=0.0))
+        gate = tl.dot(weight_rows.load([weight_row, start]), values, gate, input_precision="ieee")
+        up = tl.dot(weight_rows.load([weight_row + inner, start]), values, up, input_precision="ieee")
+    index = output + tl.arange(0, OUTPUTS)
+    if HAS_BIAS:
+        biases = bias + expert * (2 * inner) + index
+        gate += tl.load(biases, mask=index < inner, other=0.0).to(tl.float32)[:, None]
+        up += tl.load(biases + inner, mask=index < inner, other=0.0).to(tl.float32)[:, None]
+    kind: tl.constexpr = out.dtype.element_ty
+    act = tl.trans(gated(gate, up, kind, alpha, limit, CLAMPED).to(kind))
+    target = out + (first + row)[:, None].to(tl.int64) * inner + index[None, :]
+    tl.store(target, act, mask=inside[:, None] & (index < inner)[None, :])
+
+
+@triton.jit
+def _gate_up_kernel(
+    x, weight_rows, weight, bias, order, tiles, out, hidden, inner, experts, capacity, alpha, limit,
+    BUCKETS: tl.constexpr, TOP_K: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr,
+    EVEN: tl.constexpr, CLAMPED: tl.constexpr, HAS_BIAS: tl.constexpr, AHEAD: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """out: [rows of order, inner]."""
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
         if AHEAD > 0:
-            # where each expert has one tile, as in most decode steps, this is what the program will read
+            # with buckets, or where each expert has one tile, this is what the program will read
             likely = tl.program_id(1) * (2 * inner) + tl.program_id(0) * OUTPUTS
             _prefetch(weight, likely, experts * 2 * inner, hidden, OUTPUTS, AHEAD)
             _prefetch(weight, likely + inner, experts * 2 * inner, hidden, OUTPUTS, AHEAD)
         tl.extra.cuda.gdc_wait()
-    tile = tiles + tl.program_id(1) * 4
-    count = tl.load(tile + 2)
-    if count > 0:
-        expert = tl.load(tile)
-        first = tl.load(tile + 1)
-        row = tl.arange(0, ROWS)
-        inside = row < count
-        token = tl.load(order + first + row, mask=inside, other=0) // TOP_K
-        column = tl.arange(0, DEPTH)
-        source = x + token[:, None].to(tl.int64) * hidden + column[None, :]
-        output = tl.program_id(0) * OUTPUTS
-        weight_row = expert * (2 * inner) + output
-        gate = tl.zeros([OUTPUTS, ROWS], tl.float32)
-        up = tl.zeros([OUTPUTS, ROWS], tl.float32)
-        for start in range(0, hidden, DEPTH):
-            valid = inside[:, None]
-            if not EVEN:
-                valid = valid & (start + column < hidden)[None, :]
-            values = tl.trans(tl.load(source + start, mask=valid, other=0.0))
-            gate = tl.dot(weight_rows.load([weight_row, start]), values, gate, input_precision="ieee")
-            up = tl.dot(weight_rows.load([weight_row + inner, start]), values, up, input_precision="ieee")
-        index = output + tl.arange(0, OUTPUTS)
-        if HAS_BIAS:
-            source = bias + expert * (2 * inner) + index
-            gate += tl.load(source, mask=index < inner, other=0.0).to(tl.float32)[:, None]
-            up += tl.load(source + inner, mask=index < inner, other=0.0).to(tl.float32)[:, None]
-        kind: tl.constexpr = out.dtype.element_ty
-        act = tl.trans(gated(gate, up, kind, alpha, limit, CLAMPED).to(kind))
-        target = out + (first + row)[:, None].to(tl.int64) * inner + index[None, :]
-        tl.store(target, act, mask=inside[:, None] & (index < inner)[None, :])
+    if BUCKETS:
+        expert = tl.program_id(1)
+        count = tl.load(tiles + expert)
+        for begin in range(0, count, ROWS):  # seldom more than one round
+            _gate_up_tile(
+                x, weight_rows, bias, order, out, expert, expert * capacity, begin, count, hidden, inner, alpha, limit,
+                TOP_K, ROWS, OUTPUTS, DEPTH, EVEN, CLAMPED, HAS_BIAS,
+            )  # fmt: skip
+    else:
+        tile = tiles + tl.program_id(1) * 4
+        count = tl.load(tile + 2)
+        if count > 0:
+            _gate_up_tile(
+                x, weight_rows, bias, order, out, tl.load(tile), tl.load(tile + 1), 0, count, hidden, inner, alpha,
+                limit, TOP_K, ROWS, OUTPUTS, DEPTH, EVEN, CLAMPED, HAS_BIAS,
+            )  # fmt: skip
+
+
+@triton.jit
+def _down_tile(
+    act_rows, weight_rows, bias, order, out, expert, first, begin, count, hidden, inner,
+    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, HAS_BIAS: tl.constexpr,
+):  # fmt: skip
+    """As _gate_up_tile."""
+    output = tl.program_id(0) * OUTPUTS
+    acc = tl.zeros([OUTPUTS, ROWS], tl.float32)
+    for start in range(0, inner, DEPTH):
+        # rows that are not this expert's may come along; nobody stores what they give
+        values = tl.trans(act_rows.load([first + begin, start]))
+        acc = tl.dot(weight_rows.load([expert * hidden + output, start]), values, acc, input_precision="ieee")
+    index = output + tl.arange(0, OUTPUTS)
+    if HAS_BIAS:
+        acc += tl.load(bias + expert * hidden + index, mask=index < hidden, other=0.0).to(tl.float32)[:, None]
+    row = begin + tl.arange(0, ROWS)
+    pair = tl.load(order + first + row, mask=row < count, other=0)
+    target = out + pair[:, None].to(tl.int64) * hidden + index[None, :]
+    result = tl.trans(acc.to(out.dtype.element_ty))
+    tl.store(target, result, mask=(row < count)[:, None] & (index < hidden)[None, :])
 
 
 @triton.jit
 def _down_kernel(
-    act_rows, weight_rows, weight, bias, order, tiles, out, hidden, inner, experts,
-    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, HAS_BIAS: tl.constexpr, AHEAD: tl.constexpr,
-    PDL: tl.constexpr,
+    act_rows, weight_rows, weight, bias, order, tiles, out, hidden, inner, experts, capacity,
+    BUCKETS: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, HAS_BIAS: tl.constexpr,
+    AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out: [pairs, hidden], by token."""
     if PDL:
@@ -128,25 +170,22 @@ def _down_kernel(
             likely = tl.program_id(1) * hidden + tl.program_id(0) * OUTPUTS
             _prefetch(weight, likely, experts * hidden, inner, OUTPUTS, AHEAD)
         tl.extra.cuda.gdc_wait()
-    tile = tiles + tl.program_id(1) * 4
-    count = tl.load(tile + 2)
-    if count > 0:
-        expert = tl.load(tile)
-        first = tl.load(tile + 1)
-        output = tl.program_id(0) * OUTPUTS
-        acc = tl.zeros([OUTPUTS, ROWS], tl.float32)
-        for start in range(0, inner, DEPTH):
-            # rows of the next expert may come along; nobody stores what they give
-            values = tl.trans(act_rows.load([first, start]))
-            acc = tl.dot(weight_rows.load([expert * hidden + output, start]), values, acc, input_precision="ieee")
-        index = output + tl.arange(0, OUTPUTS)
-        if HAS_BIAS:
-            acc += tl.load(bias + expert * hidden + index, mask=index < hidden, other=0.0).to(tl.float32)[:, None]
-        row = tl.arange(0, ROWS)
-        pair = tl.load(order + first + row, mask=row < count, other=0)
-        target = out + pair[:, None].to(tl.int64) * hidden + index[None, :]
-        result = tl.trans(acc.to(out.dtype.element_ty))
-        tl.store(target, result, mask=(row < count)[:, None] & (index < hidden)[None, :])
+    if BUCKETS:
+        expert = tl.program_id(1)
+        count = tl.load(tiles + expert)
+        for begin in range(0, count, ROWS):
+            _down_tile(
+                act_rows, weight_rows, bias, order, out, expert, expert * capacity, begin, count, hidden, inner, ROWS,
+                OUTPUTS, DEPTH, HAS_BIAS,
+            )  # fmt: skip
+    else:
+        tile = tiles + tl.program_id(1) * 4
+        count = tl.load(tile + 2)
+        if count > 0:
+            _down_tile(
+                act_rows, weight_rows, bias, order, out, tl.load(tile), tl.load(tile + 1), 0, count, hidden, inner,
+                ROWS, OUTPUTS, DEPTH, HAS_BIAS,
+            )  # fmt: skip
 
 
 @triton.jit
@@ -180,26 +219,28 @@ def _stages(tile: Tile, x: Tensor) -> int:
 
 
 def gate_up_triton(x: Tensor, top_k: int, by_expert: Sorted, experts: Experts, rows: int, tile: Tile) -> Tensor:
-    """The gated inner values of every pair, in the order of `by_expert`: [pairs, inner]."""
+    """The gated inner values of every pair, in the order of `by_expert`: [rows of order, inner]."""
     hidden, inner, cuda, bias = x.shape[1], experts.inner, x.is_cuda, experts.gate_up_bias
-    out = x.new_empty(len(by_expert.order), inner)
+    out = x.new_empty(by_expert.order.numel(), inner)
     _gate_up_kernel[(triton.cdiv(inner, tile.outputs), len(by_expert.tiles))](
         x, _rows_of(experts.gate_up, (tile.outputs, tile.depth)), experts.gate_up, x if bias is None else bias,
-        *by_expert, out, hidden, inner, experts.count, experts.alpha, experts.limit, top_k, rows, tile.outputs,
-        tile.depth, hidden % tile.depth == 0, experts.limit > 0, bias is not None, _ahead(tile, hidden), cuda,
+        *by_expert, out, hidden, inner, experts.count, by_expert.order.shape[-1], experts.alpha, experts.limit,
+        by_expert.order.ndim == 2, top_k, rows, tile.outputs, tile.depth, hidden % tile.depth == 0, experts.limit > 0,
+        bias is not None, _ahead(tile, hidden), cuda,
         num_warps=tile.warps, num_stages=_stages(tile, x), launch_pdl=cuda,
     )  # fmt: skip
     return out
 
 
-def down_triton(act: Tensor, by_expert: Sorted, experts: Experts, rows: int, tile: Tile) -> Tensor:
+def down_triton(act: Tensor, pairs: int, by_expert: Sorted, experts: Experts, rows: int, tile: Tile) -> Tensor:
     """Every pair's output, in the order of tokens: [pairs, hidden]. act: as gate_up_triton returns it."""
     hidden, inner, cuda, bias = experts.down.shape[1], experts.inner, act.is_cuda, experts.down_bias
-    out = act.new_empty(len(act), hidden)
+    out = act.new_empty(pairs, hidden)
     _down_kernel[(triton.cdiv(hidden, tile.outputs), len(by_expert.tiles))](
         _rows_of(act, (rows, tile.depth)), _rows_of(experts.down, (tile.outputs, tile.depth)), experts.down,
-        act if bias is None else bias, *by_expert, out, hidden, inner, experts.count, rows, tile.outputs, tile.depth,
-        bias is not None, _ahead(tile, inner), cuda, num_warps=tile.warps, num_stages=_stages(tile, act), launch_pdl=cuda,
+        act if bias is None else bias, *by_expert, out, hidden, inner, experts.count, by_expert.order.shape[-1],
+        by_expert.order.ndim == 2, rows, tile.outputs, tile.depth, bias is not None, _ahead(tile, inner), cuda,
+        num_warps=tile.warps, num_stages=_stages(tile, act), launch_pdl=cuda,
     )  # fmt: skip
     return out
 
@@ -218,6 +259,8 @@ def combine_triton(by_pair: Tensor, weights: Tensor) -> Tensor:
 def experts_gemm_triton(x: Tensor, routes: Routes, experts: Experts, plan: Plan | None = None) -> Tensor:
     """As `kernels.moe.mix_experts`. Rows of x and of the weights begin at multiples of 16 bytes."""
     plan = plan or plan_for(routes.ids.numel(), experts.count)
-    by_expert = sort_by_expert(routes, plan.rows)
+    buckets = routes.buckets
+    by_expert = sort_by_expert(routes, plan.rows) if buckets is None else Sorted(buckets, routes.counts)
     act = gate_up_triton(x, routes.ids.shape[1], by_expert, experts, plan.rows, plan.gate_up)
-    return combine_triton(down_triton(act, by_expert, experts, plan.rows, plan.down), routes.weights)
+    by_pair = down_triton(act, routes.ids.numel(), by_expert, experts, plan.rows, plan.down)
+    return combine_triton(by_pair, routes.weights)

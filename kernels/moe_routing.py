@@ -35,11 +35,16 @@ class RoutingOptions:
 
 class Routes(NamedTuple):
     """ids: [tokens, top_k] int32; weights: [tokens, top_k] fp32; counts: [programs, experts] int32, how many tokens of each
-    `rows_of(tokens)` in a row chose an expert."""
+    `rows_of(tokens)` in a row chose an expert.
+
+    With buckets, [experts, tokens] int32, counts is [experts]: the first counts[e] of row e are the pairs (token * top_k +
+    choice) of expert e, in no order.
+    """
 
     ids: Tensor
     weights: Tensor
     counts: Tensor
+    buckets: Tensor | None = None
 
 
 class Sorted(NamedTuple):
@@ -85,8 +90,8 @@ def _keep_best_groups(choice, column, experts, GROUPS: tl.constexpr, TOP_GROUPS:
 
 @triton.jit
 def _route_kernel(
-    logits, bias, ids, weights, counts, tokens, experts, scale,
-    TOP_K: tl.constexpr, GROUPS: tl.constexpr, TOP_GROUPS: tl.constexpr, SIGMOID: tl.constexpr,
+    logits, bias, ids, weights, counts, buckets, tokens, experts, scale,
+    BUCKETS: tl.constexpr, TOP_K: tl.constexpr, GROUPS: tl.constexpr, TOP_GROUPS: tl.constexpr, SIGMOID: tl.constexpr,
     NORMALISED: tl.constexpr, HAS_BIAS: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr, SLOTS: tl.constexpr,
     GROUPS_WIDE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -134,26 +139,32 @@ def _route_kernel(
     inside = valid[:, None] & (slot < TOP_K)
     tl.store(ids + target, chosen, mask=inside)
     tl.store(weights + target, shares * scale, mask=inside)
-    # summed up once: a sum over rows crosses warps (12 us for 8 tokens of 128 experts on an H200 with one in each round)
-    tally = tl.sum(tl.where(valid[:, None], taken, 0), 0)
-    tl.store(counts + program * experts + column, tally, mask=column < experts)
+    if BUCKETS:
+        place = tl.atomic_add(counts + chosen, 1, mask=inside)
+        tl.store(buckets + chosen * tokens + place, target, mask=inside)
+    else:
+        # summed up once: a sum over rows crosses warps (12 us for 8 tokens of 128 experts on an H200, one in each round)
+        tally = tl.sum(tl.where(valid[:, None], taken, 0), 0)
+        tl.store(counts + program * experts + column, tally, mask=column < experts)
 
 
-def route_triton(logits: Tensor, bias: Tensor | None, options: RoutingOptions) -> Routes:
-    """As route; rows are contiguous."""
+def route_triton(logits: Tensor, bias: Tensor | None, options: RoutingOptions, zeros: Tensor | None = None) -> Routes:
+    """As route; rows are contiguous. zeros: [experts] int32, which become the counts of buckets."""
     (tokens, experts), device = logits.shape, logits.device
     rows = rows_of(tokens)
     programs = triton.cdiv(tokens, rows)
     ids = torch.empty(tokens, options.top_k, dtype=torch.int32, device=device)
     weights = torch.empty(tokens, options.top_k, dtype=torch.float32, device=device)
-    counts = torch.empty(programs, experts, dtype=torch.int32, device=device)
+    buckets = None if zeros is None else ids.new_empty(experts, tokens)
+    counts = ids.new_empty(programs, experts) if zeros is None else zeros
     _route_kernel[(programs,)](
-        logits, logits if bias is None else bias, ids, weights, counts, tokens, experts, options.scale,
-        options.top_k, options.groups, options.top_groups, options.scoring == "sigmoid", options.normalised,
-        bias is not None, rows, triton.next_power_of_2(experts), triton.next_power_of_2(options.top_k),
-        triton.next_power_of_2(options.groups), logits.is_cuda, num_warps=min(rows, 16), launch_pdl=logits.is_cuda,
+        logits, logits if bias is None else bias, ids, weights, counts, ids if buckets is None else buckets, tokens,
+        experts, options.scale, buckets is not None, options.top_k, options.groups, options.top_groups,
+        options.scoring == "sigmoid", options.normalised, bias is not None, rows, triton.next_power_of_2(experts),
+        triton.next_power_of_2(options.top_k), triton.next_power_of_2(options.groups), logits.is_cuda,
+        num_warps=min(rows, 16), launch_pdl=logits.is_cuda,
     )  # fmt: skip
-    return Routes(ids, weights, counts)
+    return Routes(ids, weights, counts, buckets)
 
 
 def _best_groups(choice: Tensor, options: RoutingOptions) -> Tensor:

@@ -12,6 +12,7 @@ from kernels.moe import mix_experts_torch
 from kernels.moe_experts import Experts
 from kernels.moe_gemm import PLANS, Plan, Tile, experts_gemm_triton, plan_for
 from kernels.moe_matvec import experts_matvec_triton
+from kernels.moe_router import route_into_buckets_triton
 from kernels.moe_routing import (
     Routes,
     RoutingOptions,
@@ -163,6 +164,43 @@ def test_many_tokens(
     plan = Plan(16, Tile(64, 64, 4, 2), Tile(64, 32, 4, 2))
     ids = choices(kind, tokens, top_k)
     check(lambda *given: experts_gemm_triton(*given, plan), ids, hidden, inner, extra, dtype, device)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(("tokens", "hidden", "biased"), [(9, 40, False), (21, 136, True)])
+def test_routing_into_buckets(
+    name: str, tokens: int, hidden: int, biased: bool, dtype: torch.dtype, device: str
+) -> None:
+    options = OPTIONS[name]
+    x, weight = (torch.randn(rows, hidden, device=device).to(dtype) for rows in (tokens, 24))
+    bias, correction = torch.randn(24, device=device).to(dtype), torch.randn(24, device=device)
+    given = (bias, correction) if biased else (None, None)
+    got = route_into_buckets_triton(x, weight, *given, options)
+    logits = torch.nn.functional.linear(x.double(), weight.double(), bias.double() if biased else None)
+    want = route_torch(logits, given[1], options)
+    assert torch.equal(got.ids, want.ids)
+    assert error(got.weights, want.weights) < limit(torch.float32)
+    assert torch.equal(got.counts, want.counts.sum(0, dtype=torch.int32))
+    assert got.buckets is not None
+    for expert, count in enumerate(got.counts.tolist()):
+        pairs = (want.ids.flatten() == expert).nonzero().flatten().tolist()
+        assert sorted(got.buckets[expert, :count].tolist()) == pairs
+
+
+@pytest.mark.filterwarnings(
+    "ignore::RuntimeWarning"
+)  # rows of a bucket that nobody wrote are multiplied with the others
+@pytest.mark.parametrize("plan", [Plan(16, Tile(64, 64, 4, 2), Tile(64, 32, 4, 2)), PLANS[32]], ids=["16", "32"])
+@pytest.mark.parametrize("tokens", [3, 45])
+def test_products_of_buckets(tokens: int, plan: Plan, dtype: torch.dtype, device: str) -> None:
+    """45 tokens: some experts have more than a tile's; 3: most have none."""
+    experts = experts_of(40, 24, dtype, device, True)
+    x = torch.randn(tokens, 40, device=device).to(dtype)
+    weight = torch.randn(12, 40, device=device).to(dtype)
+    routes = route_into_buckets_triton(x, weight, None, None, RoutingOptions(5))
+    assert tokens < 45 or int(routes.counts.max()) > 16
+    want = mix_experts_torch(x.double(), routes, in_double(experts))
+    assert error(experts_gemm_triton(x, routes, experts, plan), want) < limit(dtype)
 
 
 @pytest.mark.parametrize("rows", PLANS)

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from kernels.moe import mix_experts
+from kernels.moe import mix_experts, use_buckets
 from kernels.moe_experts import Experts
+from kernels.moe_router import route_into_buckets_triton
 from kernels.moe_routing import Routes, route
 from workers.model.config import MoEConfig
 from workers.model.linear import Linear
@@ -21,14 +22,16 @@ class Router:
     """Chooses the experts of each token."""
 
     def __init__(self, config: MoEConfig, hidden: int, weights: Weights, names: WeightNames) -> None:
-        self.options, self.wide = config.routing, config.wide_router
-        weight, bias = weights.linear(names.router, config.experts, hidden, config.router_bias)
-        self.weight = weight.float() if self.wide else weight
-        self.linear = Linear(self.weight, bias)
+        self.options = config.routing
+        self.weight, self.bias = weights.linear(names.router, config.experts, hidden, config.router_bias)
+        self.linear = Linear(self.weight, self.bias)
+        self.wide = self.weight.float() if config.wide_router else None
         self.correction = weights.wide(names.correction, (config.experts,)) if config.correction else None
 
     def __call__(self, x: Tensor) -> Routes:
-        logits = linear(x.float(), self.weight) if self.wide else self.linear(x)
+        if use_buckets(x, self.options.top_k):  # its logits are fp32, whatever the weights are
+            return route_into_buckets_triton(x, self.weight, self.bias, self.correction, self.options)
+        logits = self.linear(x) if self.wide is None else linear(x.float(), self.wide)
         return route(logits, self.correction, self.options)
 
 
