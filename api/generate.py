@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from api.auth import owner_of
 from api.bodies import read_json
-from api.disconnect import ClientGone, until_disconnect
+from api.disconnect import until_disconnect
 from api.errors import error_of, request_timeout
 from api.event_log import JobSource
 from api.handlers import ANSWER_HEADERS, json_response
@@ -52,16 +52,15 @@ async def generate(request: Request, endpoint: str) -> Response:
         opened = await open_jobs(request, parsed.model, json_fingerprint(endpoint, body), make)
     finally:
         announce_room(request, parsed.model)
-    jobs = opened.jobs
     body_id = response_id(endpoint, parsed.request_id or opened.job_id)
     headers = ignored_header(ignored_params(endpoint, parsed)) | (REPLAYED if opened.is_replay else {})
-    choices = sum(job.sampling.n for job in jobs)
+    choices = sum(job.sampling.n for job in opened.jobs)
     timer = JobTimer(shared.metrics, parsed.model, choices, is_replay=opened.is_replay)
     if parsed.stream:
         writer = chunk_writer(endpoint, body_id, int(time.time()), parsed)
         return EventStream(
             opened.source,
-            jobs,
+            opened.jobs,
             writer,
             shared.settings,
             timer,
@@ -69,14 +68,7 @@ async def generate(request: Request, endpoint: str) -> Response:
             include_usage=parsed.include_usage,
             headers=headers,
         )
-    work = whole(opened.source, jobs, timeout)
-    try:
-        with timer:
-            results = await until_disconnect(request.receive, work)
-            for result in results:
-                timer.used(result.usage)
-    except ClientGone:
-        return Response(status_code=499)
+    results = await results_of(request, opened, timer, timeout)
     return json_response(body_from_results(endpoint, body_id, results), headers=headers)
 
 
@@ -105,7 +97,16 @@ def announce_room(request: Request, model: str) -> None:
     setattr(request.state, ANSWER_HEADERS, {} if room is None else room.headers())
 
 
-async def whole(source: JobSource, jobs: Sequence[Job], timeout: float) -> list[Result]:
+async def results_of(request: Request, opened: Opened, timer: JobTimer, timeout: float) -> list[Result]:
+    """The jobs' Results in order, timed. Raises ClientGone, and ApiError as `_whole` does."""
+    with timer:
+        results = await until_disconnect(request.receive, _whole(opened.source, opened.jobs, timeout))
+        for result in results:
+            timer.used(result.usage)
+    return results
+
+
+async def _whole(source: JobSource, jobs: Sequence[Job], timeout: float) -> list[Result]:
     """The jobs' Results in order. Raises ApiError at the first that failed, and 504 after `timeout` seconds."""
     results: dict[str, Result] = {}
     try:

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.bodies import too_large
+from api.disconnect import ClientGone
 from api.errors import NOT_FOUND, SERVER, ApiError, from_http_status, internal_error, param_name
 from api.metrics import Metrics
 from api.store import FileTooLarge, NotCancellable, NotFound, StoreError, StoreUnavailable
@@ -78,6 +79,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(ClientDisconnect, gone)
+    app.add_exception_handler(ClientGone, gone)
 
 
 def from_store(error: StoreError) -> ApiError:

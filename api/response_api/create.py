@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from api.auth import owner_of
 from api.bodies import read_json
-from api.disconnect import ClientGone, until_disconnect
+from api.disconnect import until_disconnect
 from api.errors import ApiError, error_of, request_timeout
 from api.event_log import JobSource, LogSource, log_of
 from api.generate import announce_room, ignored_header
@@ -198,12 +198,9 @@ async def _answer(request: Request, asked: Asked, opened: Opened) -> Response:
             hold=not asked.wanted.background,
             headers=headers,
         )
-    try:
-        with timer:
-            result = await until_disconnect(request.receive, _whole(opened.source, job, asked.timeout))
-            timer.used(result.usage)
-    except ClientGone:
-        return Response(status_code=499)
+    with timer:
+        result = await until_disconnect(request.receive, _whole(opened.source, job, asked.timeout))
+        timer.used(result.usage)
     return json_response(response_body(record, result), headers=headers)
 
 

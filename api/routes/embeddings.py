@@ -10,9 +10,8 @@ from starlette.responses import Response
 
 from api.auth import owner_of
 from api.bodies import read_json
-from api.disconnect import ClientGone, until_disconnect
 from api.embeddings import EMBEDDINGS, embedding_jobs, embeddings_body, embeddings_id, parse_embeddings
-from api.generate import announce_room, ignored_header, open_jobs, whole
+from api.generate import announce_room, ignored_header, open_jobs, results_of
 from api.handlers import json_response
 from api.idempotency import REPLAYED, json_fingerprint
 from api.metrics import JobTimer
@@ -48,13 +47,7 @@ async def create_embeddings(request: Request) -> Response:
     finally:
         announce_room(request, parsed.model)
     timer = JobTimer(shared.metrics, parsed.model, len(opened.jobs), is_replay=opened.is_replay)
-    try:
-        with timer:
-            results = await until_disconnect(request.receive, whole(opened.source, opened.jobs, timeout))
-            for result in results:
-                timer.used(result.usage)
-    except ClientGone:
-        return Response(status_code=499)
+    results = await results_of(request, opened, timer, timeout)
     ignored = [name for name in parsed.ignored_params() if name not in unsupported.EMBEDDINGS]
     body_id = embeddings_id(parsed.request_id or opened.job_id)
     headers = ignored_header(ignored) | (REPLAYED if opened.is_replay else {})
