@@ -23,7 +23,7 @@ KILLS = 6
 def test_nothing_is_lost_and_nothing_counts_twice(tmp_path: Path) -> None:
     for kind in (RabbitMQ, Postgres):
         found(kind).remove()  # skips, or fails, where it is not installed
-    flags = ["--jobs", str(JOBS), "--kill-every", "3", "--min-kills", str(KILLS), "--timeout", "240"]
+    flags = ["--jobs", str(JOBS), "--kill-every", "3", "--min-kills", str(KILLS), "--timeout", "200"]
     done = subprocess.run(
         [sys.executable, "-m", "cli.main", "bench", "chaos", *flags, "--logs", str(tmp_path)],
         capture_output=True,

@@ -35,15 +35,16 @@ layouts = st.sampled_from([(0,), (0,), (6,), (1,), (0, 6), (0, 0, 9), (0, 4, 4),
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(operation, max_size=60), st.integers(12, 40), st.booleans(), layouts)
+@given(st.lists(operation, max_size=60), st.integers(12, 40), st.booleans(), layouts, st.sampled_from([None, 1, 5]))
 def test_blocks_are_conserved_and_everyone_finishes(
     operations: list[tuple],  # type: ignore[type-arg]
     blocks: int,
     late: bool,
     windows: tuple[int, ...],
+    batch_step_tokens: int | None,
 ) -> None:
     """And whatever a token sees is there, before and after preemption, with prefixes that others computed."""
-    scheduler = make(blocks * len(windows), windows=windows)
+    scheduler = make(blocks * len(windows), windows=windows, batch_step_tokens=batch_step_tokens)
     oracle = CacheOracle(scheduler)
     added: list[Request] = []
     under_way: list[Request] = []
