@@ -41,7 +41,7 @@ class Plan:
 
 
 PLANS = {
-    16: Plan(16, Tile(64, 128, 4, 3, 256), Tile(128, 128, 4, 3, 256)),
+    16: Plan(16, Tile(64, 128, 4, 3), Tile(128, 128, 4, 3)),  # where not all experts are read, none is in advance
     32: Plan(32, Tile(64, 64, 4, 3, 256), Tile(256, 64, 8, 3, 256)),
     64: Plan(64, Tile(64, 64, 4, 3), Tile(128, 64, 8, 4)),
     128: Plan(128, Tile(128, 64, 8, 3), Tile(128, 64, 4, 3)),
