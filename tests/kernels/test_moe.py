@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.moe import mix_experts_torch
+from kernels.moe import mix_experts, mix_experts_torch, use_buckets
 from kernels.moe_experts import Experts
 from kernels.moe_gemm import PLANS, Plan, Tile, experts_gemm_triton, plan_for
 from kernels.moe_matvec import experts_matvec_triton
@@ -17,6 +17,7 @@ from kernels.moe_routing import (
     Routes,
     RoutingOptions,
     most_tiles,
+    route,
     route_torch,
     route_triton,
     rows_of,
@@ -214,3 +215,27 @@ def test_tiles_grow_with_the_tokens_of_an_expert() -> None:
     assert rows == sorted(rows)
     assert rows[0] == 16
     assert rows[-1] == 128
+
+
+@pytest.mark.skipif(DEVICE != "cuda", reason="needs a CUDA device")
+@pytest.mark.parametrize("tokens", [1, 20, 600])
+def test_in_a_cuda_graph(tokens: int, device: str) -> None:
+    """Other tokens, which go to other experts, through what was captured; nothing waits for the device."""
+    experts, options = experts_of(136, 72, torch.bfloat16, device, True), RoutingOptions(5)
+    x, others = (torch.randn(tokens, 136, device=device).bfloat16() for _ in range(2))
+    weight = torch.randn(12, 136, device=device).bfloat16()
+
+    def run() -> tuple[Routes, Tensor]:
+        if use_buckets(x, options.top_k):
+            routes = route_into_buckets_triton(x, weight, None, None, options)
+        else:
+            routes = route(torch.nn.functional.linear(x, weight), None, options)
+        return routes, mix_experts(x, routes, experts)
+
+    run()  # compiles
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        routes, got = run()
+    x.copy_(others)
+    graph.replay()
+    assert error(got, mix_experts_torch(x.double(), routes, in_double(experts))) < limit(torch.bfloat16)
