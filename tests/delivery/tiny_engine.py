@@ -68,6 +68,12 @@ class TinyEngine:
         if self._running is not None:
             self._running.cancel()
 
+    @property
+    def load(self) -> int:
+        """Requests that run or wait."""
+        stats = self._engine.stats()
+        return stats.running + stats.waiting
+
     async def until_added(self, count: int) -> None:
         async with asyncio.timeout(60):
             while len(self.added) < count:
