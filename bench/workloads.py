@@ -45,6 +45,9 @@ VLLM_SECONDS = {
     ("qwen3-0.6b", "decode-256"): 1.984,
     ("qwen3-0.6b", "mixed-512"): 4.421,
     ("qwen3-0.6b", "shared-256"): 1.918,
+    ("qwen3-30b-a3b", "latency-1"): 1.060,
+    ("qwen3-30b-a3b", "decode-256"): 6.036,
+    ("qwen3-30b-a3b", "mixed-512"): 13.072,
 }
 
 FLOOR_SECONDS = {
@@ -57,4 +60,7 @@ FLOOR_SECONDS = {
     ("qwen3-0.6b", "decode-256"): 0.579,
     ("qwen3-0.6b", "mixed-512"): 2.736,
     ("qwen3-0.6b", "shared-256"): 0.280,
+    ("qwen3-30b-a3b", "latency-1"): 0.358,
+    ("qwen3-30b-a3b", "decode-256"): 4.204,
+    ("qwen3-30b-a3b", "mixed-512"): 7.346,
 }
