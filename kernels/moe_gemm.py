@@ -219,7 +219,8 @@ def _stages(tile: Tile, x: Tensor) -> int:
 
 
 def gate_up_triton(x: Tensor, top_k: int, by_expert: Sorted, experts: Experts, rows: int, tile: Tile) -> Tensor:
-    """The gated inner values of every pair, in the order of `by_expert`: [rows of order, inner]."""
+    """The gated inner values of every pair, in the order of `by_expert`: [rows of order, inner]. Of buckets, [experts, tokens],
+    `by_expert` has the counts in place of tiles, and what is behind them is left as it is."""
     hidden, inner, cuda, bias = x.shape[1], experts.inner, x.is_cuda, experts.gate_up_bias
     out = x.new_empty(by_expert.order.numel(), inner)
     _gate_up_kernel[(triton.cdiv(inner, tile.outputs), len(by_expert.tiles))](
