@@ -22,7 +22,8 @@ from schemas.openai import unsupported
 from schemas.openai.embeddings import EmbeddingRequest
 
 EMBEDDINGS = "/v1/embeddings"
-INPUTS_A_JOB = 256
+INPUTS_A_JOB = 128
+"""Workers refuse jobs with more than 4 MiB of vectors: so none of these, up to 8192 dimensions."""
 
 
 def parse_embeddings(body: Any) -> EmbeddingRequest:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from api.embeddings import EMBEDDINGS
 from api.errors import SERVER, internal_error
 from api.store import BatchRecord, Store
 from api.store.records import EndedItem
@@ -16,7 +17,8 @@ from schemas.messages import ErrorInfo, Result
 
 log = logging.getLogger(__name__)
 
-PAGE = 100
+PAGE, EMBEDDINGS_PAGE = 100, 8
+"""Lines in memory at once. One of embeddings may have 4 MiB of vectors, and writes them as 20 MB."""
 PURPOSE = "batch_output"
 RenderBody = Callable[[str, Result], dict[str, Any]]
 """Makes the endpoint's response body of a completed Result."""
@@ -55,7 +57,8 @@ class OutputWriter:
             last = items[-1].line
 
     async def _page(self, completed: bool, last: int) -> list[EndedItem]:
-        return await self._store.items.ended(self._batch.id, completed=completed, after_line=last, limit=PAGE)
+        limit = EMBEDDINGS_PAGE if self._batch.endpoint == EMBEDDINGS else PAGE
+        return await self._store.items.ended(self._batch.id, completed=completed, after_line=last, limit=limit)
 
     def _rendered(self, items: list[EndedItem]) -> bytes:
         return b"".join(msgspec.json.encode(self._line(item)) + b"\n" for item in items)

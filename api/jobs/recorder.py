@@ -25,6 +25,8 @@ from schemas.topology import DEAD, DEAD_KEY, RESULTS
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = 64
+BATCH_BYTES = 32 << 20
+"""Of Results in one transaction, give or take one: those of embeddings may have 6 MB each."""
 LINGER = 0.005
 """Seconds that a transaction waits for more Results to share its commit."""
 PREFETCH = 4 * BATCH_SIZE
@@ -90,12 +92,14 @@ class Recorder:
             await self._arrived.put(_Held(result, delivery))
 
     async def _gather(self) -> None:
-        """Hold at least one Result; up to BATCH_SIZE of those there or coming within LINGER."""
+        """Hold at least one Result; up to BATCH_SIZE or BATCH_BYTES of those there or coming within LINGER."""
         self._held.append(await self._arrived.get())
+        size = len(self._held[0].delivery.message.body)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER):
-                while len(self._held) < BATCH_SIZE:
+                while len(self._held) < BATCH_SIZE and size < BATCH_BYTES:
                     self._held.append(await self._arrived.get())
+                    size += len(self._held[-1].delivery.message.body)
 
     async def _record(self, held: Sequence[_Held]) -> None:
         """Write and acknowledge. Where one Result's values are refused, each is tried alone and that one is buried."""

@@ -54,7 +54,7 @@ async def test_base64_holds_the_same_numbers(http: httpx.AsyncClient, embedder: 
 async def test_many_inputs_are_several_jobs_and_one_answer(http: httpx.AsyncClient, embedder: StubWorker) -> None:
     given = ["a " * (1 + index % 3) for index in range(600)]
     body = (await embed(http, given)).json()
-    assert [job.inputs and len(job.inputs) for job in embedder.jobs.values()] == [256, 256, 88]
+    assert [job.inputs and len(job.inputs) for job in embedder.jobs.values()] == [128, 128, 128, 128, 88]
     assert [one["index"] for one in body["data"]] == list(range(600))
     assert [one["embedding"][1] * 4 for one in body["data"]] == [len(one.split()) for one in given]
     assert body["usage"]["prompt_tokens"] == sum(len(one.split()) for one in given)

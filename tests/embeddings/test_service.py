@@ -108,6 +108,7 @@ async def test_many_at_once(service: Service, model: Any) -> None:
 
 def test_a_batch(service: Service, model: Any) -> None:
     bodies: list[dict[str, Any]] = [{"input": TEXTS}, {"input": TEXTS[0], "dimensions": 8}, {"input": "water " * 200}]
+    bodies += [{"input": TEXTS[index % 4]} for index in range(20)]
     lines = [
         {"custom_id": f"line-{n}", "method": "POST", "url": ENDPOINT, "body": {"model": "small-bert", **body}}
         for n, body in enumerate(bodies)
@@ -117,12 +118,14 @@ def test_a_batch(service: Service, model: Any) -> None:
         output = http.get(f"/v1/files/{batch['output_file_id']}/content").text.splitlines()
         errors = http.get(f"/v1/files/{batch['error_file_id']}/content").text.splitlines()
         usage = http.get("/v1/usage").json()["data"][0]
-    assert batch["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
-    first, second = (json.loads(line)["response"]["body"] for line in output)
+    assert batch["request_counts"] == {"total": 23, "completed": 22, "failed": 1}
+    assert [json.loads(line)["custom_id"] for line in output] == [f"line-{n}" for n in range(23) if n != 2]
+    answers = [json.loads(line)["response"]["body"] for line in output]
+    first, second = answers[:2]
     made = torch.tensor([one["embedding"] for one in first["data"]])
     torch.testing.assert_close(made, wanted(model), rtol=0, atol=1e-4)
     assert len(second["data"][0]["embedding"]) == 8
-    assert batch["usage"]["input_tokens"] == first["usage"]["prompt_tokens"] + second["usage"]["prompt_tokens"]
+    assert batch["usage"]["input_tokens"] == sum(answer["usage"]["prompt_tokens"] for answer in answers)
     assert json.loads(errors[0])["response"]["body"]["error"]["code"] == "context_length_exceeded"
     assert usage["completion_tokens"] == 0
     service.assert_idle()

@@ -89,6 +89,17 @@ async def test_results_that_queue_up_share_transactions(
     assert (await store.results.usage("me"))[0].jobs == 640
 
 
+async def test_large_results_share_none(broker: MemoryBroker, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    unsteady = Unsteady(store, monkeypatch)
+    results = [result_of(f"j{number}") for number in range(10)]
+    monkeypatch.setattr("api.jobs.recorder.BATCH_BYTES", len(encode(results[0])))
+    await publish(broker, *results)
+    recorder = Recorder(broker, store)
+    async with running(recorder.run):
+        await until_settled(recorder, 10)
+    assert unsteady.calls == 10
+
+
 async def test_nothing_is_acknowledged_before_the_commit(
     hub: MemoryHub, broker: MemoryBroker, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

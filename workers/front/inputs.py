@@ -11,7 +11,7 @@ from workers.front.limits import Limits, check_ids, invalid
 
 MANY_CHARACTERS = 4_000
 """From which inputs are tokenized in a thread: about a millisecond."""
-MAX_VECTOR_BYTES = 8 << 20
+MAX_VECTOR_BYTES = 4 << 20
 """Of one job, in float32. Its Result is half as large again in JSON, and brokers refuse messages of more than 16 MB."""
 
 
