@@ -102,7 +102,7 @@ def _gate_up_tile(
     tl.store(target, act, mask=inside[:, None] & (index < inner)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["capacity"])
 def _gate_up_kernel(
     x, weight_rows, weight, bias, order, tiles, out, hidden, inner, experts, capacity, alpha, limit,
     BUCKETS: tl.constexpr, TOP_K: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr,
@@ -157,7 +157,7 @@ def _down_tile(
     tl.store(target, result, mask=(row < count)[:, None] & (index < hidden)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["capacity"])
 def _down_kernel(
     act_rows, weight_rows, weight, bias, order, tiles, out, hidden, inner, experts, capacity,
     BUCKETS: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, HAS_BIAS: tl.constexpr,
@@ -219,8 +219,8 @@ def _stages(tile: Tile, x: Tensor) -> int:
 
 
 def gate_up_triton(x: Tensor, top_k: int, by_expert: Sorted, experts: Experts, rows: int, tile: Tile) -> Tensor:
-    """The gated inner values of every pair, in the order of `by_expert`: [rows of order, inner]. Of buckets, [experts, tokens],
-    `by_expert` has the counts in place of tiles, and what is behind them is left as it is."""
+    """The gated inner values of every pair, in the order of `by_expert`: [rows of order, inner]. Where that is buckets,
+    [experts, tokens], it has their counts in place of tiles, and rows behind a count are left as they are."""
     hidden, inner, cuda, bias = x.shape[1], experts.inner, x.is_cuda, experts.gate_up_bias
     out = x.new_empty(by_expert.order.numel(), inner)
     _gate_up_kernel[(triton.cdiv(inner, tile.outputs), len(by_expert.tiles))](

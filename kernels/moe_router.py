@@ -18,7 +18,7 @@ MOST_TOKENS = 512
 _ROWS, _COLUMNS, _DEPTH = 16, 32, 128
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _router_kernel(
     x, weight, bias, logits, counts, tokens, experts, hidden,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, WIDE: tl.constexpr, HAS_BIAS: tl.constexpr,

@@ -14,6 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+_SLICE, _STEP = 8, 64
+"""Tiles written and counts read at a time, the same for all steps: where constants followed from a step's size, requests would
+wait for kernels to compile."""
+
 
 @dataclass(frozen=True, slots=True)
 class RoutingOptions:
@@ -57,7 +61,7 @@ class Sorted(NamedTuple):
 
 def rows_of(tokens: int) -> int:
     """Tokens that one program routes."""
-    return 1 if tokens == 1 else 4 if tokens < 1024 else 32
+    return 1 if tokens == 1 else 4 if tokens <= 512 else 32
 
 
 def most_tiles(pairs: int, experts: int, rows: int) -> int:
@@ -88,7 +92,7 @@ def _keep_best_groups(choice, column, experts, GROUPS: tl.constexpr, TOP_GROUPS:
     return tl.where(kept > 0, choice, -float("inf"))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _route_kernel(
     logits, bias, ids, weights, counts, buckets, tokens, experts, scale,
     BUCKETS: tl.constexpr, TOP_K: tl.constexpr, GROUPS: tl.constexpr, TOP_GROUPS: tl.constexpr, SIGMOID: tl.constexpr,
@@ -197,13 +201,13 @@ def route(logits: Tensor, bias: Tensor | None, options: RoutingOptions) -> Route
     return run(logits, bias, options)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "programs", "most"])
 def _sort_kernel(
     ids, counts, order, tiles, tokens, experts, programs, most,
     TOP_K: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr, TILE_ROWS: tl.constexpr, SLICE: tl.constexpr,
     STEP: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """A counting sort: each program places the pairs of one routing program, and writes a slice of the tiles. A token
+    """A counting sort: each program places the pairs of one routing program, and writes slices of the tiles. A token
     chooses an expert once at most, so its place among the expert's pairs is the number of tokens before it that chose it."""
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
@@ -228,14 +232,15 @@ def _sort_kernel(
     tl.store(order + place, token[:, None] * TOP_K + slot, mask=slot >= 0)
     needed = tl.cdiv(total, TILE_ROWS)
     end = tl.cumsum(needed, 0)
-    tile = program * SLICE + tl.arange(0, SLICE)
-    is_of = (tile[:, None] >= (end - needed)[None, :]) & (tile[:, None] < end[None, :])
-    row = tl.where(is_of, (tile[:, None] - (end - needed)[None, :]) * TILE_ROWS, 0)
-    left = tl.sum(tl.where(is_of, total[None, :] - row, 0), 1)
-    target = tiles + tile * 4
-    tl.store(target, tl.sum(tl.where(is_of, expert[None, :], 0), 1), mask=tile < most)
-    tl.store(target + 1, tl.sum(tl.where(is_of, first[None, :] + row, 0), 1), mask=tile < most)
-    tl.store(target + 2, tl.minimum(left, TILE_ROWS), mask=tile < most)
+    for start in range(program * SLICE, most, programs * SLICE):
+        tile = start + tl.arange(0, SLICE)
+        is_of = (tile[:, None] >= (end - needed)[None, :]) & (tile[:, None] < end[None, :])
+        row = tl.where(is_of, (tile[:, None] - (end - needed)[None, :]) * TILE_ROWS, 0)
+        left = tl.sum(tl.where(is_of, total[None, :] - row, 0), 1)
+        target = tiles + tile * 4
+        tl.store(target, tl.sum(tl.where(is_of, expert[None, :], 0), 1), mask=tile < most)
+        tl.store(target + 1, tl.sum(tl.where(is_of, first[None, :] + row, 0), 1), mask=tile < most)
+        tl.store(target + 2, tl.minimum(left, TILE_ROWS), mask=tile < most)
 
 
 def sort_triton(routes: Routes, tile_rows: int) -> Sorted:
@@ -243,11 +248,9 @@ def sort_triton(routes: Routes, tile_rows: int) -> Sorted:
     (tokens, top_k), (programs, experts), cuda = routes.ids.shape, routes.counts.shape, routes.ids.is_cuda
     most = most_tiles(tokens * top_k, experts, tile_rows)
     order, tiles = routes.ids.new_empty(tokens * top_k), routes.ids.new_empty(most, 4)
-    slice_of_tiles = triton.next_power_of_2(triton.cdiv(most, programs))
     _sort_kernel[(programs,)](
         routes.ids, routes.counts, order, tiles, tokens, experts, programs, most,
-        top_k, rows_of(tokens), triton.next_power_of_2(experts), tile_rows, slice_of_tiles,
-        min(128, triton.next_power_of_2(programs)), cuda,
+        top_k, rows_of(tokens), triton.next_power_of_2(experts), tile_rows, _SLICE, _STEP, cuda,
         num_warps=8, launch_pdl=cuda,
     )  # fmt: skip
     return Sorted(order, tiles)

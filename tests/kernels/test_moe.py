@@ -87,7 +87,9 @@ def test_no_logits_lead_outside_the_experts(value: float, device: str) -> None:
     assert all(len(set(row)) == 4 for row in ids.tolist())
 
 
-@pytest.mark.parametrize(("kind", "tokens", "top_k"), [("spread", 1, 3), ("spread", 21, 3), ("one expert", 40, 1)])
+@pytest.mark.parametrize(
+    ("kind", "tokens", "top_k"), [("spread", 1, 3), ("spread", 21, 3), ("one expert", 40, 1), ("spread", 300, 2)]
+)
 @pytest.mark.parametrize("tile_rows", [16, 32])
 def test_sorting(kind: str, tokens: int, top_k: int, tile_rows: int, device: str) -> None:
     routes = routes_of(choices(kind, tokens, top_k))
