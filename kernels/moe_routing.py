@@ -15,8 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 _SLICE, _STEP = 8, 64
-"""Tiles written and counts read at a time, the same for all steps: where constants followed from a step's size, requests would
-wait for kernels to compile."""
+"""Tiles written and counts read at a time, the same for all steps: where constants followed from a step's size, requests
+would wait for kernels to compile."""
 
 
 @dataclass(frozen=True, slots=True)
