@@ -47,6 +47,7 @@ SIZES: dict[str, Any] = dict(
     n_group=1,
     topk_group=1,
     num_kv_shared_layers=0,
+    tie_word_embeddings=False,
 )
 LATENT: dict[str, Any] = dict(head_dim=8, num_key_value_heads=4)
 """With attention by latents head_dim is that of the rotated part."""
@@ -57,6 +58,12 @@ TOWER: dict[str, Any] = SIZES | dict(
 PARTS = ("text_config", "vision_config", "audio_config")
 _NEEDS: dict[str, dict[str, Any]] = {
     "codegen": dict(rotary_dim=8),
+    "cohere_compass_text": dict(
+        rope_parameters=dict(
+            full_attention=dict(rope_type="default", rope_theta=1e4),
+            sliding_attention=dict(rope_type="default", rope_theta=1e4),
+        )
+    ),
     "dbrx": dict(d_model=64, n_heads=4, attn_config=dict(kv_n_heads=2, clip_qkv=8.0, rope_theta=1e4)),
     "gptj": dict(rotary_dim=8),
     "glm4_moe": dict(head_dim=16),
@@ -95,7 +102,9 @@ def _text(usual: Any) -> Any:
     settings = _sizes(type(usual), SIZES)
     rope = getattr(usual, "rope_parameters", None) or {}
     if hasattr(usual, "rope_parameters") and not any(isinstance(value, dict) for value in rope.values()):
-        settings["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4, **rope, "mrope_section": [2, 3, 3]}
+        pairs = int(SIZES["head_dim"] // 2 * rope.get("partial_rotary_factor", 1.0))
+        sections = [pairs - 2 * (3 * pairs // 8), 3 * pairs // 8, 3 * pairs // 8]
+        settings["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4, **rope, "mrope_section": sections}
     return type(usual)(**settings)
 
 

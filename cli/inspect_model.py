@@ -35,6 +35,7 @@ def _lines(found: Inspection, settings: InspectSettings) -> list[tuple[str, str]
     lines = [
         ("model", str(found.path)),
         ("architecture", found.architecture),
+        ("makes", found.makes),
         ("served by", found.by or f"nothing: {found.reason}"),
     ]
     if found.parameters is not None:
@@ -73,5 +74,5 @@ def _tokenizer(path: Path, trust_remote_code: bool) -> list[tuple[str, str]]:
         tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
     except ModelLoadError as error:
         return [("tokenizer", f"none: {error}")]
-    template = "there" if getattr(tokenizer, "chat_template", None) else "missing: /v1/chat/completions needs one"
+    template = "there" if getattr(tokenizer, "chat_template", None) else "missing"
     return [("tokenizer", f"{len(tokenizer):,} tokens"), ("chat template", template)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import BitNetConfig, Gemma2Config, LlamaConfig, MambaConfig, MistralConfig
+from transformers import BertConfig, BertModel, BitNetConfig, Gemma2Config, LlamaConfig, MambaConfig, MistralConfig
 
 from cli import inspect_model, models
 from cli.errors import StartError
@@ -73,7 +73,7 @@ def test_a_model_of_transformers_with_a_tokenizer(tmp_path: Path, capsys: pytest
     assert lines["served by"] == "transformers' code"
     assert lines["bfloat16"].startswith(f"{2 * 2 * 3 * 2 * 16:,} bytes of cache a token; ")
     assert lines["tokenizer"] == f"{len(tokenizer):,} tokens"
-    assert lines["chat template"].startswith("missing")
+    assert lines["chat template"] == "missing"
 
 
 def test_a_model_that_is_not_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,6 +81,16 @@ def test_a_model_that_is_not_served(tmp_path: Path, capsys: pytest.CaptureFixtur
     lines = inspected(tmp_path, capsys)
     assert lines["served by"].startswith("nothing: ")
     assert "keeps a state from token to token" in lines["served by"]
+    assert "context" not in lines
+
+
+def test_an_embedding_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = BertConfig(**{name: SIZES[name] for name in ("vocab_size", "hidden_size", "intermediate_size")},
+                        num_hidden_layers=1, num_attention_heads=4)  # fmt: skip
+    save(config, "BertModel", tmp_path)
+    lines = inspected(tmp_path, capsys)
+    assert (lines["makes"], lines["served by"]) == ("embeddings", "transformers' code")
+    assert lines["parameters"] == f"{sum(p.numel() for p in BertModel(config).parameters()):,}"
     assert "context" not in lines
 
 

@@ -20,13 +20,14 @@ _BEST: tuple[Road, ...] = ("native", "backend", "none")
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """road: native, by a family; backend, by transformers' code; none, for the reason given. swept: whether it was tried
-    with the installed transformers."""
+    with the installed transformers. pictures: it takes pictures beside text, and was given none."""
 
     name: str
     road: Road
     family: str = ""
     reason: str = ""
     swept: bool = True
+    pictures: bool = False
 
 
 def architectures(swept: Path = SWEPT) -> list[Architecture]:
@@ -36,7 +37,8 @@ def architectures(swept: Path = SWEPT) -> list[Architecture]:
     for line in swept.read_text().splitlines():
         result = json.loads(line)
         name, road = result["architecture"], result["road"]
-        known = Architecture(name, road, families.get(name, "") if road == "native" else "", result.get("reason", ""))
+        family = families.get(name, "") if road == "native" else ""
+        known = Architecture(name, road, family, result.get("reason", ""), pictures=result["pictures"])
         found[name] = min(found.get(name, known), known, key=lambda one: _BEST.index(one.road))
     for name in families.keys() - found.keys():
         found[name] = Architecture(name, "native", families[name], swept=False)
@@ -46,7 +48,12 @@ def architectures(swept: Path = SWEPT) -> list[Architecture]:
 def summary(known: list[Architecture]) -> str:
     """The counts of those that were swept, in one line."""
     swept = [one for one in known if one.swept]
-    counts = {road: sum(one.road == road for one in swept) for road in _BEST}
-    served = counts["native"] + counts["backend"]
-    roads = f"{counts['native']} by families, {counts['backend']} by transformers' code"
-    return f"{served} of {len(swept)} architectures tried load and generate: {roads}"
+    text = [one for one in swept if not one.pictures]
+    families = sum(one.road == "native" for one in swept)
+    roads = f"{families} by families, {_served(swept) - families} by transformers' code"
+    alone = f"{_served(text)} of the {len(text)} for text alone"
+    return f"{_served(swept)} of {len(swept)} architectures tried load and generate ({alone}): {roads}"
+
+
+def _served(known: list[Architecture]) -> int:
+    return sum(one.road != "none" for one in known)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM
+from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -62,12 +62,15 @@ def outline(path: Path, trust_remote_code: bool) -> TransformersModel:
     return TransformersModel(skeleton(path, trust_remote_code))
 
 
-def skeleton(path: Path, trust_remote_code: bool) -> Any:
-    """The model on the meta device. Raises ModelLoadError."""
+def skeleton(path: Path, trust_remote_code: bool, *, base: bool = False) -> Any:
+    """The model on the meta device; `base`: without a head. Raises ModelLoadError."""
     _register()
-    config = read_hf_config(path, trust_remote_code)
+    config, meta = read_hf_config(path, trust_remote_code), torch.device("meta")
     try:
-        return _random(config, torch.bfloat16, torch.device("meta"), trust_remote_code).eval()
+        if base:
+            with meta:
+                return AutoModel.from_config(config, trust_remote_code=trust_remote_code)
+        return _random(config, torch.bfloat16, meta, trust_remote_code).eval()
     except Exception as error:  # as below
         raise ModelLoadError(f"{path}: {_reason(error, trust_remote_code)}") from error
 
