@@ -114,8 +114,8 @@ def attempt(architecture: str, model_type: str) -> Result:
         try:
             llm = LLM(folder, device="cpu", dtype="float32", kv_blocks=64, max_running=4, max_batched_tokens=16)
         except ModelLoadError as error:
-            refused = str(error).removeprefix(f"{folder}: ").partition(f" (and architecture {architecture}")[0]
-            return {"road": "none", "reason": refused.removeprefix(f"{architecture} {BACKEND}")}
+            refused = str(error).removeprefix(f"{folder}: ").removeprefix(f"{architecture} {BACKEND}")
+            return {"road": "none", "reason": refused}
         except Exception as error:  # a finding, to be written down like any other
             return {"road": "none", "reason": f"loading fails: {_line(error)}"}
         return _compared(model, llm)

@@ -12,7 +12,7 @@ import torch
 from workers.engine.config import EngineConfig
 from workers.model.config import DecoderConfig
 from workers.model.decoder import Decoder
-from workers.model.families.registry import UnsupportedModel, decoder_config
+from workers.model.families.registry import UnsupportedModel, architectures, decoder_config
 from workers.model.interface import CausalModel
 from workers.model.loaders.errors import ModelLoadError
 from workers.model.loaders.pooling import causal_architecture
@@ -36,12 +36,7 @@ def load_model(
     except UnsupportedModel as error:
         if config.implementation == "native" or path.is_file() or pooling is not None:
             raise ModelLoadError(f"{path}: {error}") from error
-        reason = str(error).partition(";")[0]
-        logger.warning("%s: %s; it runs by transformers' own code", path.name, reason)
-        try:
-            return _backend(config, path, device, dtype)
-        except ModelLoadError as failed:
-            raise ModelLoadError(f"{failed} (and {reason})") from failed
+        return _backend(config, path, device, dtype, _refusal(raw, error))
     longest = settings.max_position
     if pooling is not None:
         settings = replace(settings, headless=True)
@@ -82,14 +77,27 @@ def _decoder(
     return Decoder(settings, lambda name, shape, kind=dtype: source.get(name, shape, kind, device), limit)
 
 
-def _backend(config: EngineConfig, path: Path, device: torch.device, dtype: torch.dtype) -> tuple[CausalModel, int]:
+def _refusal(raw: dict[str, Any], error: UnsupportedModel) -> str:
+    """Why the family of this architecture does not serve it; empty where it has none."""
+    return str(error) if architectures().keys() & set(raw.get("architectures") or []) else ""
+
+
+def _backend(
+    config: EngineConfig, path: Path, device: torch.device, dtype: torch.dtype, refusal: str
+) -> tuple[CausalModel, int]:
     from workers.model.backend.load import load_backend  # seconds of imports, for those who need them
 
-    return load_backend(
-        path,
-        dtype,
-        device,
-        max_model_len=config.max_model_len,
-        dummy=config.load_format == "dummy",
-        trust_remote_code=config.trust_remote_code,
+    logger.warning(
+        "%s: %s; it runs by transformers' own code", path.name, refusal or "no family reads its architecture"
     )
+    try:
+        return load_backend(
+            path,
+            dtype,
+            device,
+            max_model_len=config.max_model_len,
+            dummy=config.load_format == "dummy",
+            trust_remote_code=config.trust_remote_code,
+        )
+    except ModelLoadError as failed:
+        raise ModelLoadError(f"{failed} (and its family: {refusal})" if refusal else str(failed)) from failed
