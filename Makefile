@@ -72,7 +72,7 @@ services:
 	@bash tests/install_services.sh
 
 test: check services  ## check, then all tests; installs RabbitMQ and Postgres where they are missing and it can
-	$(BIN)/python -m pytest -q -m "not gpu" -n $(PARTS) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -m "not gpu" -n $(PARTS) --dist loadfile --no-loadscope-reorder
 
 test-gpu: $(if $(GPU_PYTHON),,$(DEV))  ## the tests that need a CUDA device; GPU_PYTHON=python3: with what is installed there
 	$(or $(GPU_PYTHON),$(BIN)/python) -m pytest -q -m gpu

@@ -1,4 +1,5 @@
-"""Services for integration tests, each started when a test first asks for it."""
+"""Services for integration tests, each started when a test first asks for it. Every process of a parallel run has its own:
+tests kill them, and stop them for a while."""
 
 from __future__ import annotations
 
@@ -10,17 +11,16 @@ import pytest
 import torch
 
 from bench.services import Postgres, RabbitMQ, ServiceMissing
-from tests.parts import share_out
+from tests import parts
 
 if not torch.cuda.is_available():
     # Triton asks once, when the first kernel is defined: before any test module imports one.
     os.environ["TRITON_INTERPRET"] = "1"
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist, which reads the parts, would come before
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):  # one of pytest-xdist's processes
-        share_out(items)
+        parts.sort(items)
 
 
 S = TypeVar("S", RabbitMQ, Postgres)

@@ -1,45 +1,33 @@
-"""How `pytest -n` shares out the tests: in parts, each run in order by one process, the long ones first.
-
-A part is a file; tests of one live service are a part too, whichever files they are in, so that it is started once. Each
-process has a RabbitMQ and a Postgres of its own, started when a test first asks: tests kill them, and stop them for a while.
-"""
+"""In which order the files of tests go to the processes of `pytest -n`: one that takes long and began last would be waited
+for alone."""
 
 from __future__ import annotations
 
 import pytest
 
-LIVE = {"cli": "live_url", "e2e": "service"}
-"""By folder, the fixture that is a whole service with the demo model."""
 LONGEST = (
     "tests/chaos/",
     "tests/e2e/test_numbers.py",
+    "tests/kernels/test_attention.py",
     "tests/cli/test_serve.py",
+    "tests/embeddings/",
+    "tests/models/",
     "tests/e2e/",
+    "tests/kernels/",
     "tests/delivery/test_rabbitmq.py",
     "tests/cli/",
-    "tests/broker/test_recovery.py",
-    "tests/admission/test_integration.py",
-    "tests/kernels/",
-    "tests/models/",
-    "tests/embeddings/",
+    "tests/bench/",
     "tests/engine/",
     "tests/loaders/",
-    "tests/bench/",
+    "tests/broker/test_recovery.py",
+    "tests/admission/test_integration.py",
+    "tests/jobs/",
 )
-"""Where what takes longest is: a long part that began last would be waited for alone."""
 
 
-def share_out(items: list[pytest.Item]) -> None:
-    """Mark each test with its part, and sort: once for every process, all alike."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_part(item)))
+def sort(items: list[pytest.Item]) -> None:
+    """The same order in every process, as pytest-xdist wants it."""
     items.sort(key=lambda item: _rank(item.nodeid))
-
-
-def _part(item: pytest.Item) -> str:
-    folder = item.path.parent.name
-    live = LIVE.get(folder)
-    return f"{folder} {live}" if live in getattr(item, "fixturenames", ()) else item.nodeid.split("::")[0]
 
 
 def _rank(nodeid: str) -> int:
