@@ -204,6 +204,8 @@ class RabbitMQ:
         """SIGSTOP: connections stay open and nothing answers."""
         assert self._node is not None
         os.killpg(self._node.pid, signal.SIGSTOP)
+        while not is_stopped(self._node.pid):  # on busy cores its threads go on for a moment, and answer
+            time.sleep(0.005)
 
     def resume(self) -> None:
         assert self._node is not None
@@ -232,6 +234,16 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait(STOP_TIMEOUT)
+
+
+def is_stopped(group: int) -> bool:
+    """Whether no thread of a process group runs any more."""
+    for status in Path("/proc").glob("[0-9]*/task/[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            state, _, its_group = status.read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state not in "TZX":
+                return False
+    return True
 
 
 class Postgres:

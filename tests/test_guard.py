@@ -12,12 +12,12 @@ from pathlib import Path
 import psutil
 
 from bench.guard import Guard
-from bench.services import Postgres
+from bench.services import Postgres, is_stopped
 from tests.conftest import found
 
 STARTS_POSTGRES = """
 import time
-from bench.services import Postgres
+from bench.services import Postgres, is_stopped
 service = Postgres()
 service.start()
 print(service._server.pid, service._folder, flush=True)
@@ -71,4 +71,18 @@ def test_a_dismissed_guard_kills_nobody(tmp_path: Path) -> None:
     assert child.poll() is None
     assert folder.exists()
     child.kill()
+    child.wait()
+
+
+def test_a_group_is_stopped_when_all_of_it_is() -> None:
+    child = subprocess.Popen(["sh", "-c", "sleep 60 & wait"], start_new_session=True)
+    assert not is_stopped(child.pid)
+    os.killpg(child.pid, signal.SIGSTOP)
+    limit = time.monotonic() + 20
+    while not is_stopped(child.pid):
+        assert time.monotonic() < limit
+    os.kill(child.pid, signal.SIGCONT)
+    while is_stopped(child.pid):
+        assert time.monotonic() < limit
+    os.killpg(child.pid, signal.SIGKILL)
     child.wait()
