@@ -117,7 +117,7 @@ class Run:
         self._seen: dict[str, Seen] = {}
         self._began = self._counted = self._ended = 0.0
         self._arrivals = self._moments(rate)
-        self._next = next(self._arrivals)
+        self._first = self._next = next(self._arrivals)
         self._draws = {batch: np.random.default_rng([options.seed, batch]) for batch in (False, True)}
         self._preemptions = -built.engine.stats().preemptions
 
@@ -146,7 +146,8 @@ class Run:
         while self._began + self._next <= now:
             self._add(self._began + self._next, batch=False)
             self._next = next(self._arrivals)
-        if backlog or full:
+        # Before the first of them comes batch work has the engine to itself, and its first step would be a long one.
+        if full or (backlog and now > self._began + self._first):
             stats, running = self._engine.stats(), self._options.max_running
             missing = running // 4 - stats.waiting if stats.running else running
             for _ in range(missing):
