@@ -74,6 +74,8 @@ def test_the_text_part_of_mistral_small_3(tmp_path: Path) -> None:
     check_logits(tmp_path, row, model)
     with pytest.raises(UnsupportedModel, match="text_config of type 'ministral3' is not supported"):
         decoder_config({**outer, "text_config": {**raw, "model_type": "ministral3"}})
+    assert not decoder_config(outer).tie_embeddings
+    assert decoder_config({**outer, "tie_word_embeddings": True}).tie_embeddings
 
 
 def test_experts_of_one_tensor(tmp_path: Path) -> None:

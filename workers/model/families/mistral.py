@@ -21,8 +21,8 @@ def ministral(raw: Raw) -> DecoderConfig:
 
 
 def inside(raw: Raw) -> DecoderConfig:
-    """Of a model that also sees images."""
-    text = raw["text_config"]
+    """Of a model that also sees images. Whether embeddings are tied is said outside, if at all."""
+    text = {**raw["text_config"], **{key: raw[key] for key in ("tie_word_embeddings",) if key in raw}}
     if text.get("model_type", "mistral") != "mistral":
         raise ValueError(f"text_config of type {text['model_type']!r} is not supported; supported: mistral")
     names = WeightNames(
