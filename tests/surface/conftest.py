@@ -27,6 +27,8 @@ from workers.front.text import TextProcessor
 from workers.front.worker import Worker
 
 MODEL = "tiny"
+SETTINGS = ApiSettings(discovery_seconds=1.0, max_wait=3600.0)
+"""However slow the machine is, nothing is refused."""
 TEMPLATE = (
     "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}{{ suffix }}"
     "{% for document in documents or [] %}[{{ document.text }}]{% endfor %}"
@@ -76,7 +78,7 @@ async def surface(tmp_path: Path) -> AsyncIterator[Surface]:
         text = TextProcessor(tokenizer, trust_request_templates=True)
         worker = Worker(workers, engine, text, model=MODEL, worker_id="w")
         await worker.start()
-        app = create_app(broker=broker, store=store, settings=ApiSettings(discovery_seconds=1.0))
+        app = create_app(broker=broker, store=store, settings=SETTINGS)
         config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", ws="none", backlog=1024)
         server = NotifyingServer(config)
         tasks = [asyncio.create_task(worker.run()), asyncio.create_task(server.serve())]
