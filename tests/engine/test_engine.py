@@ -13,7 +13,7 @@ from kernels.rope import CacheSlots
 from schemas.messages import SamplingParams
 from tests.engine import tiny
 from workers.engine.engine import InvalidRequest
-from workers.engine.warm_up import warm_up
+from workers.engine.warm_up import run_steps, warm_up
 from workers.model.batch import Batch
 from workers.protocol import AddRequest
 
@@ -96,15 +96,14 @@ def test_a_batch_that_shares_a_prefix(model: Any) -> None:
     prompts = [PROMPTS[5] + [index + 3] * (1 + index % 3) for index in range(6)] + PROMPTS[1:3]
     want = [tiny.greedy(model, prompt, 12) for prompt in prompts]
     engine = tiny.engine(model, max_batched_tokens=256)
-    engine.runner.warm_up(256)
+    warm_up(engine.runner, 256, 256)
     outputs = tiny.run(engine, [tiny.request(str(i), prompt, max_tokens=12) for i, prompt in enumerate(prompts)])
     assert [tiny.tokens(outputs[str(i)]) for i in range(8)] == want
 
 
 def test_warming_up_leaves_no_trace(model: Any, expected: list[list[int]]) -> None:
     engine = tiny.engine(model)
-    with torch.inference_mode():
-        warm_up(engine.runner, 600, 256)  # more than a prompt may have
+    run_steps(engine.runner, 600, 256)  # more than a prompt may have
     assert not engine.runner.slots.lengths.any()
     assert tiny.tokens(tiny.run(engine, [tiny.request("a", PROMPTS[1])])["a"]) == expected[1]
 

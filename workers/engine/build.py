@@ -19,6 +19,7 @@ from workers.engine.load_model import load_model, reads_causally
 from workers.engine.memory import cache_budget
 from workers.engine.runner import ModelRunner
 from workers.engine.scheduler import Scheduler, SchedulerConfig
+from workers.engine.warm_up import warm_up
 from workers.model.encoder import Encoder, load_encoder
 from workers.model.interface import ModelSizes
 from workers.model.loaders.config import read_config, read_generation_defaults
@@ -62,7 +63,7 @@ def build_engine(config: EngineConfig) -> BuiltEngine:
     eos = read_generation_defaults(path).eos_token_ids
     graphs = config.cuda_graphs and device.type == "cuda" and pooling is None and model.static
     runner = ModelRunner(model, cache, config.max_running, limit, eos, cuda_graphs=graphs, pooling=pooling)
-    runner.warm_up(config.max_batched_tokens)
+    warm_up(runner, config.max_batched_tokens, limit)
     scheduling = SchedulerConfig(
         max_running=config.max_running,
         max_batched_tokens=config.max_batched_tokens,

@@ -40,6 +40,7 @@ class DecodeGraphs:
         self._shown: tuple[list[int], tuple[int, ...]] = ([], ())
         self._pool: Any = None
 
+    @torch.inference_mode()
     def capture_all(self) -> None:
         """Capture every bucket, the largest first: the smaller ones fit in its memory."""
         for size in reversed(self._buckets):

@@ -18,7 +18,6 @@ from workers.engine.sampler import Sampled, Sampler
 from workers.engine.scores import Scores, score
 from workers.engine.slots import Slots
 from workers.engine.upload import upload
-from workers.engine.warm_up import warm_up
 from workers.model.batch import Batch
 from workers.model.decoder import Decoder
 from workers.model.interface import CausalModel
@@ -58,7 +57,6 @@ class ModelRunner:
     ) -> None:
         self.model, self.kv_cache = model, kv_cache
         self.device = kv_cache.device
-        self._max_model_len = max_model_len
         self.slots = Slots(slots, max_model_len, kv_cache, model.config.kv_layout.windows)
         self.sampler = Sampler(slots + 1, model.config.vocab_size, eos_token_ids, self.device)
         self.pooler: Pooler | None = None
@@ -66,16 +64,6 @@ class ModelRunner:
             assert isinstance(model, Decoder)
             self.pooler = Pooler(pooling, slots + 1, model)
         self.graphs = DecodeGraphs(model, kv_cache, self.slots, max_model_len) if cuda_graphs else None
-
-    @torch.inference_mode()
-    def warm_up(self, max_batched_tokens: int) -> None:
-        """Run steps of every kind and capture the graphs of every batch size, so that no request pays for it. On a CPU there
-        is nothing to prepare."""
-        if self.device.type == "cpu":
-            return
-        if self.graphs is not None:
-            self.graphs.capture_all()
-        warm_up(self, max_batched_tokens, self._max_model_len)
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan, masks: MaskSource = no_masks) -> StepHandle:

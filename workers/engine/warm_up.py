@@ -4,14 +4,13 @@ theirs, and for graphs to be captured."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+
+import torch
 
 from kernels.decode_attention import SPLITS
 from schemas.messages import SamplingParams
 from workers.engine.plan import Admission, PrefillRow, StepPlan
-
-if TYPE_CHECKING:
-    from workers.engine.runner import ModelRunner
+from workers.engine.runner import ModelRunner
 
 _ROWS = (1, 17)
 """Few and many rows are sampled by different kernels."""
@@ -21,6 +20,16 @@ _SAMPLINGS = [SamplingParams(temperature=1.0, top_k=top_k, top_p=top_p) for top_
 
 
 def warm_up(runner: ModelRunner, max_batched_tokens: int, max_model_len: int) -> None:
+    """Capture the graphs of every batch size and run steps of every kind. On a CPU there is nothing to prepare."""
+    if runner.device.type == "cpu":
+        return
+    if runner.graphs is not None:
+        runner.graphs.capture_all()
+    run_steps(runner, max_batched_tokens, max_model_len)
+
+
+@torch.inference_mode()
+def run_steps(runner: ModelRunner, max_batched_tokens: int, max_model_len: int) -> None:
     """All rows are the dummy slot's, so what they write goes to the null block."""
     slots = runner.slots
     for plan in _plans(slots.dummy, slots.block_size, max_batched_tokens, max_model_len, runner.pooler is None):

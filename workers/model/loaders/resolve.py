@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
-from workers.model.loaders.demo import fetch_demo
+from workers.model.loaders.demo import default_cache_dir, fetch_demo
 from workers.model.loaders.errors import ModelLoadError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
 _NOT_HUB_FILES = ["[!0-9]*/*.safetensors", "consolidated*.safetensors"]
 """The same weights again, in a layout of the makers' own. Folders with a number are sentence-transformers' modules."""
-
-
-def default_cache_dir() -> Path:
-    """Where downloaded models are kept: $XDG_CACHE_HOME/headrace, or ~/.cache/headrace."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headrace"
 
 
 def resolve(model: str, *, cache_dir: Path | None = None, weights: bool = True) -> Path:
