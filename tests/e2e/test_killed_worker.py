@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -73,8 +72,8 @@ class Supervisor:
     async def kill(self) -> None:
         """SIGKILL the front; its engine must end by itself. Then start the next one."""
         engines = [child.pid for child in psutil.Process(self.worker.process.pid).children(recursive=True)]
-        os.kill(self.worker.process.pid, signal.SIGKILL)
-        assert await asyncio.to_thread(self.worker.process.wait) == -signal.SIGKILL
+        await asyncio.to_thread(self.worker.kill)
+        assert self.worker.process.returncode == -signal.SIGKILL
         self.worker = self._start()
         async with asyncio.timeout(20):
             while any(_runs(engine) for engine in engines):  # noqa: ASYNC110 (they are not our children)
