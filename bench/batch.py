@@ -17,20 +17,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
 from tempfile import TemporaryFile
 from typing import IO, Any
 
 import httpx
 
 from bench.load import to_stderr
-from bench.paced_engine import run_paced_engine
-from bench.stack import Stack, StackSettings, running
+from bench.paced_stack import MIB, add_stack_arguments, paced_stack
+from bench.stack import Stack, running
 from cli.settings import served_name
-from workers.front.engine_client import ProcessEngine
 
 ENDPOINT = "/v1/completions"
-MIB = 1 << 20
 SAMPLE_SECONDS = 0.5
 POLL_SECONDS = 1.0
 TIMEOUT = 600.0
@@ -41,32 +38,16 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--lines", type=int, default=50_000)
     made.add_argument("--prompt-bytes", type=int, default=200, help="of each line")
     made.add_argument("--output-tokens", type=int, default=8)
-    made.add_argument("--step-ms", type=float, default=2.0, help="what a step of the engine takes")
-    made.add_argument("--max-running", type=int, default=256, help="lines that the engine runs at once")
-    made.add_argument(
-        "--model", default="demo", help="whose tokenizer the service has: folder, .gguf file, hub id or demo"
-    )
-    made.add_argument("--amqp-url", default="", help="RabbitMQ; without it the embedded broker")
-    made.add_argument("--database-url", default="", help="a database to use; without it a temporary SQLite file")
+    add_stack_arguments(made, step_ms=2.0, max_running=256)
     return made
 
 
 def main(arguments: list[str]) -> None:
     options = parser().parse_args(arguments)
-    with running(_stack(options)) as stack:
+    with running(paced_stack(options)) as stack:
         report = run(options, stack)
     print(json.dumps(report), flush=True)
     sys.exit(0 if report["answered_once"] == options.lines else 1)
-
-
-def _stack(options: argparse.Namespace) -> StackSettings:
-    return StackSettings(
-        model=options.model,
-        amqp_url=options.amqp_url,
-        database_url=options.database_url,
-        max_running=options.max_running,
-        new_engine=partial(ProcessEngine, target=partial(run_paced_engine, options.step_ms / 1000)),
-    )
 
 
 class Memory:

@@ -20,7 +20,6 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,14 +27,12 @@ import uvloop
 
 from bench.http import quantiles
 from bench.load import Load, bodies, run_load, to_stderr
-from bench.paced_engine import run_paced_engine
-from bench.stack import Stack, StackSettings, running
+from bench.paced_stack import MIB, add_stack_arguments, paced_stack
+from bench.stack import Stack, running
 from bench.streaming_client import Outcome, StreamingClient
 from cli.settings import served_name
-from workers.front.engine_client import ProcessEngine
 
 VOCAB_SIZE = 32_000
-MIB = 1 << 20
 TOO_MANY = "http 429"
 PROGRESS_SECONDS = 10.0
 ANSWER_SECONDS = 600.0
@@ -46,39 +43,21 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--factor", type=float, default=5.0, help="times the capacity that is asked for")
     made.add_argument("--seconds", type=float, default=300.0, help="for which new requests arrive")
     made.add_argument("--capacity-seconds", type=float, default=15.0, help="for which the capacity is measured, about")
-    made.add_argument("--max-running", type=int, default=64, help="requests that the engine runs at once")
-    made.add_argument("--step-ms", type=float, default=20.0, help="what a step of the engine takes")
     made.add_argument("--prompt-tokens", type=int, default=64)
     made.add_argument("--output-tokens", type=int, default=64)
     made.add_argument("--max-wait", type=float, default=30.0, help="of the service: estimated wait that it accepts")
-    made.add_argument(
-        "--model", default="demo", help="whose tokenizer the service has: folder, .gguf file, hub id or demo"
-    )
-    made.add_argument("--amqp-url", default="", help="RabbitMQ; without it the embedded broker")
-    made.add_argument("--database-url", default="", help="a database to use; without it a temporary SQLite file")
     made.add_argument("--api-processes", type=int, default=1, help="with --amqp-url")
     made.add_argument("--seed", type=int, default=1)
+    add_stack_arguments(made, step_ms=20.0, max_running=64)
     return made
 
 
 def main(arguments: list[str]) -> None:
     options = parser().parse_args(arguments)
-    with running(_stack(options)) as stack:
+    with running(paced_stack(options, processes=options.api_processes, max_wait=options.max_wait)) as stack:
         report = run(options, stack)
     print(json.dumps(report), flush=True)
     sys.exit(0 if report["lost"] == 0 and not report["errors"] else 1)
-
-
-def _stack(options: argparse.Namespace) -> StackSettings:
-    return StackSettings(
-        model=options.model,
-        amqp_url=options.amqp_url,
-        database_url=options.database_url,
-        processes=options.api_processes,
-        max_running=options.max_running,
-        max_wait=options.max_wait,
-        new_engine=partial(ProcessEngine, target=partial(run_paced_engine, options.step_ms / 1000)),
-    )
 
 
 @dataclass(slots=True)
