@@ -17,7 +17,6 @@ from schemas.openai.unsupported import CHAT, COMPLETIONS, first_unsupported
 
 CHAT_COMPLETIONS = "/v1/chat/completions"
 PLAIN_COMPLETIONS = "/v1/completions"
-ENDPOINTS: tuple[str, ...] = (CHAT_COMPLETIONS, PLAIN_COMPLETIONS)
 
 _UNSUPPORTED = {CHAT_COMPLETIONS: CHAT, PLAIN_COMPLETIONS: COMPLETIONS}
 
